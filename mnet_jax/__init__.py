@@ -1,0 +1,1 @@
+"""An ablation laboratory for MobileNets: experiment file -> plan -> train -> results -> report."""

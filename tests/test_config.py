@@ -1,0 +1,127 @@
+"""One language of overrides, and errors that a user understands."""
+
+import pytest
+
+from mnet_jax import config, optim, sweep, train
+from mnet_jax.data import sources
+from mnet_jax.models import init, mobilenet, specs
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"model.widht": 0.5}, "no such field 'model.widht'; did you mean 'model.width'?"),
+        ({"width": 0.5}, "no such field 'width'; did you mean 'model.width'?"),
+        ({"model.width": "half"}, "model.width='half' is not a number"),
+        ({"model.width": 0}, "model.width=0; allowed: at least"),
+        ({"train.epochs": 1.5}, "train.epochs=1.5 is not a whole number"),
+        ({"train.epochs": 0}, "train.epochs=0; allowed: at least 1"),
+        ({"data.flip": "yes"}, "data.flip='yes' is not True or False"),
+        ({"model.act": "relu7"}, "did you mean 'relu'?; allowed: 'linear', 'relu', 'relu6'"),
+        ({"train.label_smoothing": 1.0}, "allowed: from 0 to 0.99"),
+        ({"model.blocks": 3}, "is not a tuple"),
+    ],
+)
+def test_bad_override_says_what_came_and_what_is_allowed(override, message):
+    with pytest.raises(ValueError, match="sweep row") as caught:
+        config.override(config.default(), override, "sweep row")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            {"model.norm.group": 96, "train.batch_size": 100},
+            "model.norm.group=96 does not divide train.batch_size=100",
+        ),
+        ({"model.blocks": ((1, 2),)}, "(1, 2) is not a row (t, c, n, s) of positive integers"),
+        ({"model.depth": "shallow"}, "does not apply to mobilenet_v2"),
+        ({"model.stem": (8,)}, "allowed: (channels, stride)"),
+        ({"tune.lrs": ()}, "tune.lrs=()"),
+    ],
+)
+def test_impossible_combination(override, message):
+    cfg = config.default()
+    config.override(cfg, override)
+    with pytest.raises(ValueError, match="file") as caught:
+        config.check(cfg, "file")
+    assert message in str(caught.value)
+
+
+def test_strings_of_the_command_line_become_the_types_of_the_fields():
+    cfg = config.default()
+    config.override(
+        cfg,
+        {
+            "model.width": "1",
+            "data.flip": "true",
+            "model.stem": "(8, 1)",
+            "train.epochs": "3",
+            "model.act": "relu",
+        },
+    )
+    assert (cfg.model.width, cfg.data.flip, cfg.model.stem, cfg.train.epochs) == (1.0, True, (8, 1), 3)
+    assert type(cfg.model.width) is float
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_every_scale_is_possible_and_survives_json(scale):
+    cfg = config.at_scale(scale)
+    config.check(cfg)
+    assert config.flatten(config.unflatten(config.flatten(cfg))) == config.flatten(cfg)
+
+
+def test_unknown_scale_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'cifar10_quick'") as caught:
+        config.at_scale("cifar10_quik")
+    assert "digits" in str(caught.value)
+
+
+def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
+    path = tmp_path / "typo.py"
+    path.write_text(
+        "from mnet_jax import config\n"
+        "def get_config(scale):\n    cfg = config.at_scale(scale)\n    cfg.model.widht = 0.5\n    return cfg\n"
+    )
+    with pytest.raises(ValueError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
+        sweep.plan(sweep.load(path), "digits", {}, "train", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "served"),
+    [
+        ("model.name", specs.NETWORKS),
+        ("model.act", specs.ACTIVATIONS),
+        ("model.project_act", specs.ACTIVATIONS),
+        ("spiral.act", specs.ACTIVATIONS),
+        ("model.init", init.INITS),
+        ("optim.name", optim.OPTIMIZERS),
+        ("optim.schedule", optim.SCHEDULES),
+        ("data.source", sources.SOURCES),
+        ("task", train.TASKS),
+    ],
+)
+def test_allowed_values_are_those_that_are_served(field, served):
+    allowed = config.KNOBS[field].allowed
+    assert allowed is not None
+    assert set(allowed) == set(served)
+
+
+def test_every_family_of_specs_has_a_block():
+    assert {spec.family for spec in specs.NETWORKS.values()} == set(mobilenet.BLOCKS)
+
+
+def test_default_holds_the_papers_recipe():
+    cfg = config.default()
+    assert cfg.train.batch_size == 16 * 96
+    assert (cfg.optim.name, cfg.optim.lr, cfg.optim.momentum, cfg.optim.decay) == ("rmsprop", 0.045, 0.9, 0.9)
+    assert (cfg.optim.decay_rate, cfg.optim.weight_decay, cfg.optim.decay_depthwise) == (0.98, 4e-5, False)
+
+
+def test_traced_fields_do_not_change_the_program():
+    one, other = config.at_scale("digits"), config.at_scale("digits")
+    config.override(other, {"model.project_act": "relu6", "optim.lr": 0.1, "optim.weight_decay": 0.0})
+    assert sweep.program(one) == sweep.program(other)
+    config.override(other, {"model.kernel_size": 5})
+    assert sweep.program(one) != sweep.program(other)

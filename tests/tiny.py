@@ -1,0 +1,45 @@
+"""The smallest experiment that is still whole: real digits, a two-block V2, seconds to train."""
+
+from pathlib import Path
+
+OVERRIDES = {
+    "model.name": "mobilenet_v2",
+    "model.divisor": 1,
+    "model.stem": (4, 2),
+    "model.blocks": ((1, 4, 1, 1), (2, 4, 1, 1)),
+    "model.last": 8,
+    "data.train_size": 64,
+    "train.epochs": 3,
+    "train.batch_size": 16,
+    "train.eval_every": 2,
+    "optim.lr": 0.1,
+    "seeds": 2,
+}
+
+EXPERIMENT = f'''"""Tiny ablation of the bottleneck's activation.
+
+For tests.
+"""
+from mnet_jax import config
+
+def get_config(scale):
+    cfg = config.at_scale(scale)
+    config.override(cfg, {OVERRIDES!r})
+    return cfg
+
+def sweep(cfg):
+    for act in ("linear", "relu6"):
+        yield {{"model.project_act": act}}
+
+claim = {{
+    "text": "linear is better", "source": "a test", "published": "nothing", "metric": "accuracy",
+    "contrasts": (config.greater("linear", "relu6"),),
+}}
+'''
+
+
+def write(folder: Path, text: str = EXPERIMENT) -> Path:
+    """Writes the experiment file."""
+    path = folder / "tiny.py"
+    path.write_text(text)
+    return path
