@@ -1,0 +1,20 @@
+"""Layer arithmetic: formulations of one operation side by side, each proven equal to `lax`."""
+
+import jax
+import jax.numpy as jnp
+
+FORMULATIONS = ("auto", "lax", "shift")
+
+
+def choose(formulation: str, accelerator: str = "lax") -> str:
+    """Resolves "auto" while tracing: "shift" on a CPU, `accelerator` elsewhere. Unknown names: ValueError."""
+    if formulation not in FORMULATIONS:
+        raise ValueError(f"formulation={formulation!r}: allowed are {', '.join(FORMULATIONS)}")
+    if formulation == "auto":
+        return "shift" if jax.default_backend() == "cpu" else accelerator
+    return formulation
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """The type that sums over `dtype` are kept in: float32, or float64 for float64."""
+    return jnp.dtype("float64" if dtype == jnp.float64 else "float32")

@@ -1,0 +1,169 @@
+"""Depthwise convolution, and the spatial arithmetic (padding, taps) that every convolution shares."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mnet_jax.ops import accumulator, choose
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
+
+ACCUMULATOR_BYTES = 16 << 10  # one sum of the kernel gradient: all K of them stay in a core's caches
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "SAME": ceil(size / stride) outputs, an odd pixel of padding goes after."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def symmetric_padding(kernel: int) -> tuple[int, int]:
+    """(kernel - 1) // 2 on each side, whatever the size and the stride."""
+    return (kernel - 1) // 2, (kernel - 1) // 2
+
+
+def pads(hw: Sequence[int], kernel: int, stride: int, style: str) -> Padding:
+    """Explicit padding of an (H, W) input; `style` is "same" or "symmetric", anything else a ValueError."""
+    if style == "same":
+        return same_padding(hw[0], kernel, stride), same_padding(hw[1], kernel, stride)
+    if style == "symmetric":
+        return symmetric_padding(kernel), symmetric_padding(kernel)
+    raise ValueError(f"padding={style!r}: allowed are same, symmetric")
+
+
+def output_size(hw: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> tuple[int, int]:
+    """(H, W) after a convolution; a kernel larger than the padded input is a ValueError."""
+    room = [n + lo + hi - k for n, k, (lo, hi) in zip(hw, kernel, padding, strict=True)]
+    if min(room) < 0:
+        raise ValueError(f"kernel {tuple(kernel)} is larger than input {tuple(hw)} with padding {padding}")
+    return room[0] // stride + 1, room[1] // stride + 1
+
+
+def pad(x_BHWC: jax.Array, padding: Padding) -> jax.Array:
+    """Zeros around the rows and columns."""
+    rows, columns = ((lo, hi, 0) for lo, hi in padding)
+    return lax.pad(x_BHWC, jnp.zeros((), x_BHWC.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+
+
+def window(x_BHWC: jax.Array, corner: tuple[int, int], size: tuple[int, int], stride: int) -> jax.Array:
+    """Every `stride`-th row and column from `corner` on: [B, *size, C]."""
+    B, _, _, C = x_BHWC.shape
+    (i, j), (rows, columns) = corner, size
+    end = (B, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, C)
+    return lax.slice(x_BHWC, (0, i, j, 0), end, (1, stride, stride, 1))
+
+
+def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, formulation: str) -> jax.Array:
+    """Convolves each channel with its own kernel (Howard et al. 2017, equation 3).
+
+    "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
+    gradients; "auto" is "shift" on a CPU, "lax" elsewhere. Channels that differ, or a kernel larger than the
+    padded input, are a ValueError.
+    """
+    if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
+        raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
+    assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
+    output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding)
+    if choose(formulation) == "shift":
+        return _shift(x_BHWC, kernel_KKC, stride, padding)
+    return lax.conv_general_dilated(
+        x_BHWC,
+        kernel_KKC[:, :, None],
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x_BHWC.shape[-1],
+    )
+
+
+def _weighted_sum(terms: Iterable[tuple[int, int, jax.Array]], kernel_KKC: jax.Array) -> jax.Array:
+    """Sum of kernel[i, j] * x over the terms (i, j, x), rounded to x's type once."""
+    k_1KKC = kernel_KKC[None].astype(accumulator(kernel_KKC.dtype))
+    products = (x_BHWC.astype(k_1KKC.dtype) * k_1KKC[:, i : i + 1, j : j + 1] for i, j, x_BHWC in terms)
+    return reduce(jnp.add, products).astype(kernel_KKC.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    rows, columns, _ = kernel_KKC.shape
+    size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
+    padded_BHWC = pad(x_BHWC, padding)
+    taps = [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(rows) for j in range(columns)]
+    return _weighted_sum(taps, kernel_KKC)
+
+
+def _forward(x_BHWC, kernel_KKC, stride, padding):
+    return _shift(x_BHWC, kernel_KKC, stride, padding), (x_BHWC, kernel_KKC)
+
+
+def _backward(stride, padding, residuals, dy_BHWC):
+    x_BHWC, kernel_KKC = residuals
+    return (
+        _input_gradient(dy_BHWC, kernel_KKC, stride, padding, x_BHWC.shape[1:3]),
+        _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel_KKC.shape[:2]),
+    )
+
+
+_shift.defvjp(_forward, _backward)
+
+
+def _phases(kernel: int, stride: int, lo: int, size: int, out: int):
+    """One axis of the input gradient: the padding of dy, and what each phase of the input takes from it.
+
+    Phase a holds the `size` positions p = stride * q + a. Output o used position p with tap i where
+    stride * o + i - lo = p: so i = a + lo (mod stride), and o = q + (a + lo - i) / stride. A phase is the list
+    of its (i, o at q = 0), counted in the padded dy.
+    """
+    phases = [[(i, (a + lo - i) // stride) for i in range((a + lo) % stride, kernel, stride)] for a in range(stride)]
+    offsets = [o for phase in phases for _, o in phase]
+    before, after = max(0, -min(offsets)), max(0, size + max(offsets) - out)
+    return (before, after), [[(i, o + before) for i, o in phase] for phase in phases]
+
+
+def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):
+    """Gradient to the input: each phase (row and column modulo the stride) sums shifted dy; they interleave."""
+    B, *out, C = dy_BHWC.shape
+    size = -(-hw[0] // stride), -(-hw[1] // stride)
+    (dy_rows, rows), (dy_columns, columns) = (
+        _phases(kernel_KKC.shape[axis], stride, padding[axis][0], size[axis], out[axis]) for axis in (0, 1)
+    )
+    padded_BHWC = pad(dy_BHWC, (dy_rows, dy_columns))
+
+    def phase(row, column):
+        terms = [(i, j, window(padded_BHWC, (o, p), size, 1)) for i, o in row for j, p in column]
+        return _weighted_sum(terms, kernel_KKC) if terms else jnp.zeros((B, *size, C), dy_BHWC.dtype)
+
+    # Columns interleave first, then rows: with vmap's axes XLA:CPU crashes on arrays of rank 7 (jax#39257).
+    bands = [
+        jnp.stack([phase(row, column) for column in columns], 3).reshape(B, size[0], size[1] * stride, C)
+        for row in rows
+    ]
+    dx_BHWC = jnp.stack(bands, 2).reshape(B, size[0] * stride, size[1] * stride, C)
+    return dx_BHWC[:, : hw[0], : hw[1]]
+
+
+def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel):
+    """Gradient to the kernel: a loop over image blocks and output rows, one sum per column of the kernel.
+
+    A sum is [block, K, Wo, C]: the K input rows that meet an output row are neighbors, and go in at once.
+    """
+    B, rows, columns, C = dy_BHWC.shape
+    dtype = accumulator(x_BHWC.dtype)
+    most = max(1, ACCUMULATOR_BYTES // (kernel[0] * columns * C * dtype.itemsize))
+    block = max(n for n in range(1, B + 1) if B % n == 0 and n <= most)
+    padded_BHWC = pad(x_BHWC, padding)
+
+    def accumulate(step, sums):
+        image, row = step // rows * block, step % rows
+        dy = lax.dynamic_slice(dy_BHWC, (image, row, 0, 0), (block, 1, columns, C)).astype(dtype)
+        size = (block, kernel[0], padded_BHWC.shape[2], C)
+        x = lax.dynamic_slice(padded_BHWC, (image, row * stride, 0, 0), size).astype(dtype)
+        end = stride * (columns - 1) + 1
+        return [total + lax.slice_in_dim(x, j, j + end, stride, 2) * dy for j, total in enumerate(sums)]
+
+    zeros = jnp.zeros((block, kernel[0], columns, C), dtype)
+    sums = lax.fori_loop(0, B // block * rows, accumulate, [zeros] * kernel[1])
+    return jnp.stack([jnp.sum(total, (0, 2)) for total in sums], 1).astype(x_BHWC.dtype)

@@ -1,0 +1,35 @@
+"""Convolutions that mix channels: 1x1, and full KxK."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mnet_jax.ops import choose
+from mnet_jax.ops.depthwise import Padding, output_size, pad, window
+
+
+def pointwise(x_BHWC: jax.Array, kernel_IO: jax.Array, formulation: str) -> jax.Array:
+    """1x1 convolution: for "lax" as a convolution, otherwise, on every platform, as one matrix product."""
+    if choose(formulation, accelerator="shift") == "lax":
+        return dense_conv(x_BHWC, kernel_IO[None, None], 1, ((0, 0), (0, 0)), "lax")
+    return (x_BHWC.reshape(-1, x_BHWC.shape[-1]) @ kernel_IO).reshape(*x_BHWC.shape[:-1], -1)
+
+
+def dense_conv(x_BHWC: jax.Array, kernel_KKIO: jax.Array, stride: int, padding: Padding, formulation: str) -> jax.Array:
+    """Full KxK convolution.
+
+    "lax" is XLA's; "shift" lays the taps side by side as channels and takes one matrix product; "auto" is
+    "shift" on a CPU, "lax" elsewhere. Channels that differ, or a kernel larger than the padded input, are a
+    ValueError.
+    """
+    rows, columns, inputs, outputs = kernel_KKIO.shape
+    if x_BHWC.shape[-1] != inputs:
+        raise ValueError(f"input {x_BHWC.shape} and convolution kernel {kernel_KKIO.shape} differ in channels")
+    size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
+    if choose(formulation) == "lax":
+        return lax.conv_general_dilated(
+            x_BHWC, kernel_KKIO, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    padded_BHWC = pad(x_BHWC, padding)
+    taps = [window(padded_BHWC, (i, j), size, stride) for i in range(rows) for j in range(columns)]
+    return pointwise(jnp.concatenate(taps, -1), kernel_KKIO.reshape(-1, outputs), "shift")
