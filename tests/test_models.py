@@ -1,0 +1,188 @@
+"""The networks have the papers' sizes and do what their switches say."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mnet_jax import config, cost, models
+from mnet_jax.models import specs, weights
+
+
+def model_config(name, **fields):
+    cfg = config.default().model
+    cfg.name, cfg.norm.group = name, 0
+    for key, value in fields.items():
+        setattr(cfg, key, value)
+    return cfg
+
+
+TINY_V2 = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2), (6, 6, 2, 1)), "stem": (4, 1), "last": 8, "num_classes": 3}
+TINY_V1 = {"blocks": ((4, 1, 1), (6, 3, 2)), "stem": (4, 1), "num_classes": 3}
+
+
+def tiny(family="v2", **fields):
+    shape = TINY_V2 if family == "v2" else TINY_V1
+    return model_config(f"mobilenet_{family}", **({"divisor": 1, "init": "he", "dropout": 0.0} | shape | fields))
+
+
+def images(batch=2, size=8):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "resolution", "madds", "params"),
+    [
+        # Params are weights + BatchNorm scale and bias + classifier bias.
+        ("mobilenet_v1", {}, 224, 568_740_352, 4_231_976),  # Howard et al. 2017, Table 4: 569 M, 4.2 M
+        ("mobilenet_v1", {"width": 0.75}, 224, 325_400_448, 2_585_560),  # Table 6: 325 M, 2.6 M
+        ("mobilenet_v1", {"width": 0.25}, 224, None, 470_072),
+        ("mobilenet_v2", {}, 224, 300_774_272, 3_504_872),  # Sandler et al. 2018, Table 4: 300 M, 3.4 M
+        ("mobilenet_v2", {"width": 1.4}, 224, None, 6_108_776),
+        ("mobilenet_v2", {"width": 0.35}, 224, None, 1_677_128),
+    ],
+)
+def test_published_sizes(name, fields, resolution, madds, params):
+    count = cost.count(model_config(name, **fields), resolution)
+    assert count.params_trainable == params
+    assert madds is None or count.madds == madds
+
+
+def test_v1_ablations_have_the_published_sizes():
+    full = cost.count(model_config("mobilenet_v1", conv="full"), 224)
+    assert full.madds - 1024 * 1000 == 4_866_269_184  # Table 4: 4866 M, the classifier left out
+    shallow = cost.count(model_config("mobilenet_v1", depth="shallow"), 224)
+    assert round(shallow.madds / 1e6) == 307  # Table 5
+
+
+@pytest.mark.parametrize(("name", "params"), [("d17", 42_874), ("s8", 19_194), ("c8", 35_354), ("c17", 241_498)])
+def test_small_nets_are_pinned(name, params):
+    """Changing a small net changes every measured result: then re-run the experiments, and say so in CHANGELOG.md."""
+    channels = 1 if name in ("d17", "s8") else 3
+    cfg = model_config(name, num_classes=10, in_channels=channels)
+    assert cost.count(cfg, 32).params_trainable == params
+    assert len(specs.network(cfg).blocks) == {"d17": 17, "s8": 8, "c8": 8, "c17": 15}[name]
+
+
+def test_ten_of_seventeen_v2_blocks_have_a_shortcut():
+    """With BatchNorm's scale of the projection at 0 a block returns its input, or 0 where there is no shortcut."""
+    net = specs.network(model_config("mobilenet_v2", width=0.35))
+    model = models.build(model_config("mobilenet_v2", width=0.35), nnx.Rngs(0))
+    model.eval()
+    inputs = (net.stem[0], *(block.channels for block in net.blocks))
+    shortcuts = 0
+    for block, spec, channels in zip(model.blocks, net.blocks, inputs, strict=False):
+        block.project.scale[...] = jnp.zeros_like(block.project.scale[...])
+        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), model.project_act, None)
+        expected = spec.stride == 1 and channels == spec.channels
+        assert jnp.all(y_BHWC == float(expected))
+        shortcuts += expected
+    assert shortcuts == 10
+
+
+def test_shortcut_between_expansions_adds_the_previous_depthwise_output():
+    plain, joined = (models.build(tiny(shortcut=kind), nnx.Rngs(0)) for kind in ("none", "expansion"))
+    plain.eval(), joined.eval()
+    x = images()
+    (_, a), (_, b) = plain(x), joined(x)
+    np.testing.assert_array_equal(a["block2/depthwise"], b["block2/depthwise"])  # strides differ: nothing to add
+    np.testing.assert_allclose(
+        b["block3/depthwise"], a["block3/depthwise"] + a["block2/depthwise"], rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("act", "low", "high"), [("linear", -1e9, 1e9), ("relu", 0, 1e9), ("relu6", 0, 6)])
+def test_bottleneck_activation(act, low, high):
+    model = models.build(tiny(project_act=act, shortcut="none"), nnx.Rngs(0))
+    model.train()
+    model.blocks[0].project.scale[...] = 10 * model.blocks[0].project.scale[...]
+    _, endpoints = model(images())
+    value = endpoints["block1"]
+    assert value.min() >= low
+    assert value.max() <= high
+    assert bool(value.min() < 0) == (act == "linear")
+    assert bool(value.max() > 6) == (act != "relu6")
+
+
+def test_traced_bounds_are_the_configs():
+    cfg = tiny(project_act="relu6")
+    knobs = config.Knobs(0.0, 0.0, jnp.float32(0), jnp.float32(6))
+    ours, theirs = models.build(cfg, nnx.Rngs(0)), models.build(tiny(project_act="linear"), nnx.Rngs(0))
+    np.testing.assert_array_equal(ours(images())[0], theirs(images(), knobs=knobs)[0])
+
+
+@pytest.mark.parametrize("family", ["v1", "v2"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"conv": "full"}, {"padding": "symmetric", "kernel_size": 5}, {"init": "released"}]
+)
+def test_every_parameter_has_a_gradient(family, fields):
+    graphdef, params, rest = nnx.split(models.build(tiny(family, **fields), nnx.Rngs(0)), nnx.Param, ...)
+
+    def loss(params):
+        logits, _ = nnx.merge(graphdef, params, rest, copy=True)(images(4))
+        return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
+
+    grads = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert jnp.any(grad != 0), jax.tree_util.keystr(path)
+
+
+def test_training_moves_the_statistics_and_evaluation_does_not():
+    model = models.build(tiny(), nnx.Rngs(0))
+    start = model.stem.mean[...].copy()
+    model.eval()
+    model(images())
+    np.testing.assert_array_equal(model.stem.mean[...], start)
+    model.train()
+    model(images())
+    assert jnp.any(model.stem.mean[...] != start)
+
+
+def test_formulations_agree_on_the_whole_network():
+    fast, lax = (models.build(tiny(formulation=way), nnx.Rngs(0)) for way in ("shift", "lax"))
+    np.testing.assert_allclose(fast(images())[0], lax(images())[0], rtol=1e-4, atol=1e-5)
+
+
+def test_width_multiplier_keeps_the_last_convolution_below_one():
+    assert specs.network(model_config("mobilenet_v2", width=0.5)).last == 1280
+    assert specs.network(model_config("mobilenet_v2", width=1.4)).last == 1792
+    assert [block.channels for block in specs.network(model_config("mobilenet_v2", width=0.35)).blocks][:4] == [
+        8,
+        8,
+        8,
+        16,
+    ]
+
+
+def test_expansion_replaces_t_of_the_blocks_that_expand():
+    blocks = specs.network(model_config("mobilenet_v2", expansion=2)).blocks
+    assert not blocks[0].expand
+    assert all(block.expanded == 2 * before.channels for before, block in itertools.pairwise(blocks))
+
+
+def test_weights_survive_the_disk(tmp_path):
+    cfg = config.at_scale("digits")
+    cfg.model.name = "s8"
+    model = models.build(cfg.model, nnx.Rngs(0))
+    x = images()[..., :1]
+    model(x)
+    params, stats = (nnx.to_pure_dict(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
+    weights.save(tmp_path / "w.safetensors", params, stats, cfg)
+    model.eval()
+    np.testing.assert_array_equal(weights.load(tmp_path / "w.safetensors")(x)[0], model(x)[0])
+
+
+def test_damaged_weights_are_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"\x10\x00")
+    with pytest.raises(ValueError, match=r"w\.safetensors is not a readable safetensors file"):
+        weights.load(path)
+
+
+def test_networks_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        specs.network(config.default().model).last = 3  # pyrefly: ignore
