@@ -1,0 +1,1 @@
+"""What a run does: classification trains a network; spiral trains nothing and measures a map."""

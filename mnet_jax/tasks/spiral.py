@@ -1,0 +1,108 @@
+"""Figure 1 of the MobileNetV2 paper in numbers: what an activation loses of a 2-D spiral in n dimensions.
+
+A spiral x is embedded by a random T (n x 2, standard normal), activated, y = act(T x), and projected back
+by the pseudo-inverse of T. A point is collapsed where fewer than two units are active, that is strictly
+within the bounds of the activation: y then varies in one direction at most, and a line of points shares it.
+
+The rows of T are independent and as likely as their opposites, so each unit of a ReLU is active at a given
+point with probability 1/2, independently of the others. The number of active units is Binomial(n, 1/2) at any
+point but 0, hence the laws of `theory`, exact in the mean over T.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from mnet_jax.models.specs import ACTIVATIONS
+
+
+def points_on_spiral(points: int) -> np.ndarray:
+    """x_P2: three turns in the unit disc, the radius growing evenly to 1 from 0, which is left out."""
+    radius = np.arange(1, points + 1) / points
+    angle = 6 * np.pi * radius
+    return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def embedding(dim: int, seed: int) -> np.ndarray:
+    """T_N2 of a seed, N = `dim`, standard normal, from a Philox generator whose key is (seed, dim)."""
+    key = np.array([seed, dim], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).standard_normal((dim, 2))
+
+
+def measure(
+    dim: int, act: str, points: int, seeds: Sequence[int]
+) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Embeds the spiral in `dim` dimensions, once for each seed, and measures what is lost.
+
+    Returns:
+      The metrics of `losses`, a dict for each seed; "input" and "output" of the first seed, [points, 2].
+
+    Raises:
+      ValueError: `dim` below 1, `points` below 2, or an activation that is not in `ACTIVATIONS`.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f"spiral.act={act!r}: allowed are {', '.join(ACTIVATIONS)}")
+    for name, value, least in (("dim", dim, 1), ("points", points, 2)):
+        if value < least:
+            raise ValueError(f"spiral.{name}={value}: allowed are whole numbers from {least}")
+    x_P2 = points_on_spiral(points)
+    t_SN2 = np.stack([embedding(dim, seed) for seed in seeds])
+    metrics, output_SP2 = losses(x_P2, t_SN2, *ACTIVATIONS[act])
+    rows = [{name: float(values[row]) for name, values in metrics.items()} for row in range(len(seeds))]
+    return rows, {"input": x_P2, "output": output_SP2[0]}
+
+
+def losses(x_P2: np.ndarray, t_SN2: np.ndarray, low: float, high: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What y = clip(T x, low, high) loses of the points x, for S embeddings T.
+
+    Returns:
+      Metrics [S], and the points projected back [S, P, 2]. Errors are relative to the root mean square of x.
+        collapsed       share of points with fewer than two active units
+        all_zero        share of points with y = 0
+        readout_error   of the best affine read-out of x from y
+        pinv_error      of the paper's projection by the pseudo-inverse of T, rescaled by the best factor
+        pinv_error_raw  the same, not rescaled; huge where T is nearly singular
+    """
+    h_SPN = x_P2 @ t_SN2.mT
+    y_SPN = np.clip(h_SPN, low, high)
+    active_SP = ((low < h_SPN) & (h_SPN < high)).sum(-1)
+    output_SP2 = y_SPN @ np.linalg.pinv(t_SN2).mT
+    scale_S = (output_SP2 * x_P2).sum((1, 2)) / np.square(output_SP2).sum((1, 2))
+    metrics = {
+        "collapsed": (active_SP < 2).mean(1),
+        "all_zero": (y_SPN == 0).all(2).mean(1),
+        "readout_error": _readout_residual(y_SPN, x_P2) / np.linalg.norm(x_P2),
+        "pinv_error": _norm(scale_S[:, None, None] * output_SP2 - x_P2) / np.linalg.norm(x_P2),
+        "pinv_error_raw": _norm(output_SP2 - x_P2) / np.linalg.norm(x_P2),
+    }
+    return metrics, output_SP2
+
+
+def theory(dim: int) -> dict[str, float]:
+    """The exact means over T of two metrics of a ReLU: P(Binomial(n, 1/2) < 2) = (n + 1) / 2^n, and 2^-n."""
+    return {"collapsed": float(1 - retained(2, dim)), "all_zero": 2.0**-dim}
+
+
+def retained(n: int, m: int) -> Fraction:
+    """Share of an n-dimensional volume that ReLU(Bx) in m dimensions keeps n-dimensional, in the mean over B.
+
+    N_{m,n} / 2^m = P(Binomial(m, 1/2) >= n), as at least n units must be active (Sandler et al. 2018,
+    Appendix A, Theorem 1). The theorem rightly has V - N V / 2^m as the volume that collapses; the text after
+    its proof calls N / 2^m the "fraction of collapsed space" (arXiv 1801.04381v4), a misprint for retained.
+    """
+    return Fraction(sum(math.comb(m, k) for k in range(n, m + 1)), 2**m)
+
+
+def _readout_residual(y_SPN: np.ndarray, x_P2: np.ndarray) -> np.ndarray:
+    """Norm [S] of x less its least-squares fit by [y, 1], solved on the small triangle R of [y, 1, x]."""
+    x_SP2 = np.broadcast_to(x_P2, (*y_SPN.shape[:2], 2))
+    columns = np.concatenate([y_SPN, np.ones_like(x_SP2[..., :1]), x_SP2], axis=2)
+    triangle = np.linalg.qr(columns).R
+    features, targets = triangle[..., :-2], triangle[..., -2:]
+    return _norm(features @ (np.linalg.pinv(features, rcond=1e-12) @ targets) - targets)
+
+
+def _norm(x_SP2: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(x_SP2).sum((1, 2)))

@@ -1,0 +1,395 @@
+"""Sources: files read back exactly, damage named, splits and orders that the seed alone decides."""
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnet_jax.data import sources
+
+TRAIN, TEST = 12, 5
+SHEET = 500
+
+
+def example(name: str, train: int = TRAIN, test: int = TEST) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random (images, labels) of training and test in the shape of a data set."""
+    rng = np.random.default_rng(7)
+    shape = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+    return [
+        (rng.integers(0, 256, (size, *shape), np.uint8), rng.integers(0, 10, size, np.uint8)) for size in (train, test)
+    ]
+
+
+def write_idx(folder: Path, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    folder.mkdir()
+    for part, (images, labels) in zip(("train", "t10k"), parts, strict=True):
+        for kind, array in (("images-idx3", images[..., 0]), ("labels-idx1", labels)):
+            header = np.array([0x0800 + array.ndim, *array.shape], ">i4").tobytes()
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+
+
+def write_archive(folder: Path, parts: list[tuple[np.ndarray, np.ndarray]], leave_out: str = "") -> None:
+    """Writes the official layout; the training images are dealt to five batches in order."""
+    folder.mkdir()
+    (train, train_labels), test = parts
+    dealt = zip(np.array_split(train, 5), np.array_split(train_labels, 5), strict=True)
+    batches = {f"data_batch_{number}.bin": batch for number, batch in enumerate(dealt, start=1)}
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as archive:
+        for name, (images, labels) in [("readme.html", test), *batches.items(), ("test_batch.bin", test)]:
+            pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+            data = np.concatenate([labels[:, None], pixels], axis=1).tobytes()
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(data)
+            if name != leave_out:
+                archive.addfile(member, io.BytesIO(data))
+
+
+def write_sheets(folder: Path, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    from PIL import Image
+
+    folder.mkdir()
+    for part, (images, labels) in zip(("train", "test"), parts, strict=True):
+        np.save(folder / f"{part}-labels.npy", labels)
+        for number, sheet in enumerate(images.reshape(-1, SHEET * 32, 32, 3)):
+            Image.fromarray(sheet).save(folder / f"{part}-{number:03}.webp", lossless=True, quality=0, method=0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fashion_mnist", "cifar10"):
+        monkeypatch.setitem(sources.SIZES, name, (TRAIN, TEST))
+
+
+@pytest.fixture
+def fashion(small: None, tmp_path: Path) -> sources.Source:
+    write_idx(tmp_path / "fashion_mnist", example("fashion_mnist"))
+    return sources.load("fashion_mnist", str(tmp_path))
+
+
+def assert_holds(source: sources.Source, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    for pool, (images, labels) in zip((source.train_pool, source.test_pool), parts, strict=True):
+        np.testing.assert_array_equal(source.images_NHWC[pool], images)
+        np.testing.assert_array_equal(source.labels_N[pool], labels)
+    assert len(source.images_NHWC) == len(source.train_pool) + len(source.test_pool)
+    assert source.images_NHWC.dtype == np.uint8
+    assert source.labels_N.dtype == np.int32
+
+
+# Digits.
+
+
+def test_digits_are_those_of_scikit_learn_enlarged_bilinearly():
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    source = sources.load("digits")
+    pixels, labels = load_digits(return_X_y=True)
+    np.testing.assert_array_equal(source.labels_N, labels)
+    assert source.images_NHWC.shape == (1797, 16, 16, 1)
+    for image, original in zip(source.images_NHWC[::100, :, :, 0], pixels[::100], strict=True):
+        bilinear = Image.fromarray(original.reshape(8, 8).astype(np.float32)).resize(
+            (16, 16), Image.Resampling.BILINEAR
+        )
+        np.testing.assert_allclose(image, np.asarray(bilinear) * (255 / 16), atol=0.5 + 1e-3)
+
+
+def test_digits_are_the_same_data_everywhere():
+    source = sources.load("digits")
+    assert source.fingerprint == "b1c2bcc850c9"
+    assert (source.classes, source.class_names[9]) == (10, "9")
+    np.testing.assert_array_equal(source.train_pool, source.test_pool)
+
+
+# Files.
+
+
+def test_idx_files_are_read_exactly(fashion: sources.Source):
+    assert_holds(fashion, example("fashion_mnist"))
+    assert fashion.class_names[9] == "Ankle boot"
+    pixels = example("fashion_mnist")[0][0] / 255
+    np.testing.assert_allclose(fashion.mean, [pixels.mean()], rtol=1e-12)
+    np.testing.assert_allclose(fashion.std, [pixels.std()], rtol=1e-12)
+
+
+def test_the_official_archive_is_read_exactly(small: None, tmp_path: Path):
+    write_archive(tmp_path / "cifar10", example("cifar10"))
+    source = sources.load("cifar10", str(tmp_path))
+    assert_holds(source, example("cifar10"))
+    pixels = example("cifar10")[0][0] / 255
+    np.testing.assert_allclose(source.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(source.std, pixels.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_webp_sheets_are_read_exactly_and_a_missing_one_is_noticed(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sources.SIZES, "cifar10", (2 * SHEET, SHEET))
+    parts = example("cifar10", 2 * SHEET, SHEET)
+    folder = tmp_path / "cifar10"
+    write_sheets(folder, parts)
+    assert_holds(sources.cifar10(folder), parts)
+
+    kept = (folder / "train-000.webp").read_bytes()
+    (folder / "train-000.webp").write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(ValueError, match=r"train-000\.webp cannot be used"):
+        sources.cifar10(folder)
+    (folder / "train-000.webp").unlink()
+    with pytest.raises(ValueError, match=r"train-\*\.webp cannot be used: 1 sheets"):
+        sources.cifar10(folder)
+    (folder / "train-000.webp").write_bytes(kept)
+    for labels in (parts[1][1][:-1], parts[1][1] * 1.0, parts[1][1] + 1):
+        np.save(folder / "test-labels.npy", labels)
+        with pytest.raises(ValueError, match=r"test-labels\.npy cannot be used"):
+            sources.cifar10(folder)
+    (folder / "test-labels.npy").unlink()
+    with pytest.raises(ValueError, match=r"test-labels\.npy cannot be used"):
+        sources.cifar10(folder)
+
+
+def test_the_fingerprint_tells_data_apart(small: None, tmp_path: Path):
+    def fingerprint(name: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> str:
+        write_idx(tmp_path / name, parts)
+        return sources.fashion_mnist(tmp_path / name).fingerprint
+
+    same, pixel, label = example("fashion_mnist"), example("fashion_mnist"), example("fashion_mnist")
+    pixel[1][0][2, 3, 4] ^= 1
+    label[0][1][0] = (label[0][1][0] + 1) % 10
+    original = fingerprint("original", same)
+    assert fingerprint("again", same) == original
+    assert len({original, fingerprint("pixel", pixel), fingerprint("label", label)}) == 3
+
+
+def test_arrays_are_loaded_once_and_are_read_only(fashion: sources.Source, tmp_path: Path):
+    assert sources.load("fashion_mnist", str(tmp_path)) is fashion
+    for array in (fashion.images_NHWC, fashion.labels_N, fashion.train_pool, fashion.test_pool):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def with_other_count(data: bytes) -> bytes:
+    return gzip.compress(gzip.decompress(data).replace(b"\0\0\0\x0c", b"\0\0\0\x0b", 1))
+
+
+def with_other_magic(data: bytes) -> bytes:
+    return gzip.compress(b"\0\0\x0d" + gzip.decompress(data)[3:])
+
+
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: b"<!DOCTYPE html>" + data,
+        lambda data: data[:10] + b"\xff" + data[11:],
+        lambda data: gzip.compress(gzip.decompress(data)[:-1]),
+        lambda data: gzip.compress(gzip.decompress(data) + b"\0"),
+        with_other_count,
+        with_other_magic,
+    ],
+    ids=["empty", "cut", "not gzip", "overwritten", "short", "long", "count", "magic"],
+)
+def test_a_damaged_idx_file_is_named(small: None, tmp_path: Path, file: str, damage):
+    write_idx(tmp_path / "fashion_mnist", example("fashion_mnist"))
+    path = tmp_path / "fashion_mnist" / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} cannot be used"):
+        sources.load("fashion_mnist", str(tmp_path))
+
+
+def test_labels_out_of_range_are_refused(small: None, tmp_path: Path):
+    for name, write, file in (
+        ("fashion_mnist", write_idx, "t10k-labels-idx1-ubyte.gz"),
+        ("cifar10", write_archive, "cifar-10-binary.tar.gz"),
+    ):
+        parts = example(name)
+        parts[1][1][3] = 10
+        write(tmp_path / name, parts)
+        with pytest.raises(ValueError, match=rf"{file} cannot be used.* to 10, allowed are 0 to 9"):
+            sources.load(name, str(tmp_path))
+
+
+def test_a_damaged_archive_is_named(small: None, tmp_path: Path):
+    parts = example("cifar10")
+    write_archive(tmp_path / "whole", parts)
+    whole = (tmp_path / "whole" / "cifar-10-binary.tar.gz").read_bytes()
+    for data in (b"", b"<!DOCTYPE html>", whole[: len(whole) // 2], whole[:-200]):
+        (tmp_path / "whole" / "cifar-10-binary.tar.gz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used"):
+            sources.cifar10(tmp_path / "whole")
+    write_archive(tmp_path / "batch", parts, leave_out="data_batch_3.bin")
+    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used: it holds no data_batch_3\.bin"):
+        sources.cifar10(tmp_path / "batch")
+    write_archive(tmp_path / "fewer", example("cifar10", train=TRAIN - 1))
+    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used"):
+        sources.cifar10(tmp_path / "fewer")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "home"),
+    [
+        ("fashion_mnist", "train-images-idx3-ubyte.gz", "github.com/zalandoresearch/fashion-mnist"),
+        ("cifar10", "cifar-10-binary.tar.gz", "www.cs.toronto.edu/~kriz/cifar.html"),
+    ],
+)
+def test_a_missing_data_set_says_what_to_do(tmp_path: Path, monkeypatch, name: str, file: str, home: str):
+    monkeypatch.setenv("MNET_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="does not exist") as error:
+        sources.load(name)
+    for expected in (str(tmp_path / name / file), home, "--config.data.dir=", "MNET_DATA_DIR"):
+        assert expected in str(error.value)
+
+
+def test_one_missing_file_is_the_one_named(fashion: sources.Source, tmp_path: Path):
+    (tmp_path / "fashion_mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz, which does not exist"):
+        sources.fashion_mnist(tmp_path / "fashion_mnist")
+
+
+def test_the_folder_is_the_argument_then_the_environment_then_the_cache(fashion, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("MNET_DATA_DIR", str(tmp_path))
+    assert sources.load("fashion_mnist") is fashion
+    with pytest.raises(ValueError, match="elsewhere"):
+        sources.load("fashion_mnist", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("MNET_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(ValueError, match=str(tmp_path / "home" / ".cache" / "mnet_jax" / "fashion_mnist")):
+        sources.load("fashion_mnist")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'cifar_10'.*did you mean 'cifar10'.*digits, fashion_mnist, cifar10"):
+        sources.load("cifar_10")
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "mean", "std"),
+    [
+        ("fashion_mnist", (70_000, 28, 28, 1), [0.28604], [0.35302]),
+        (
+            "cifar10",
+            (60_000, 32, 32, 3),
+            [0.49139968, 0.48215841, 0.44653091],
+            [0.24703223, 0.24348513, 0.26158784],
+        ),
+    ],
+)
+def test_published_mean_and_deviation(name: str, images: tuple[int, ...], mean: list[float], std: list[float]):
+    if not (Path(os.environ.get("MNET_DATA_DIR", "/nonexistent")) / name).exists():
+        pytest.skip("MNET_DATA_DIR does not hold it")
+    source = sources.load(name)
+    assert source.images_NHWC.shape == images
+    digits = 5e-6 if name == "fashion_mnist" else 5e-9
+    np.testing.assert_allclose(source.mean, mean, rtol=0, atol=digits)
+    np.testing.assert_allclose(source.std, std, rtol=0, atol=digits)
+    np.testing.assert_array_equal(np.bincount(source.labels_N), [images[0] // 10] * 10)
+
+
+# Splits.
+
+
+def test_a_split_of_one_pool_is_disjoint_and_complete():
+    source = sources.load("digits")
+    train, test, rule = sources.split(source, seed=3, train_size=600)
+    assert (len(train), len(test)) == (600, 1197)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(1797))
+    assert rule == "600 training images drawn by the seed, the other 1197 held out"
+
+
+def test_the_seed_decides_the_split_and_not_its_rule():
+    source = sources.load("digits")
+    a, again, b = (sources.split(source, seed, 600) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(a.train, again.train)
+    assert np.isin(a.train, b.train).sum() < 300  # 200 are expected of two independent draws
+    assert a.rule == b.rule != sources.split(source, 3, 601).rule
+
+
+def test_every_image_is_drawn_equally_often():
+    source = sources.load("digits")
+    draws = 400
+    counts = np.bincount(np.concatenate([sources.split(source, seed, 600).train for seed in range(draws)]))
+    share = 600 / 1797
+    deviations = (counts - draws * share) / np.sqrt(draws * share * (1 - share))
+    assert len(counts) == 1797
+    assert np.abs(deviations).max() < 5
+    assert 0.85 < deviations.std() < 1.15
+
+
+def test_a_fixed_test_set_is_held_out_whole(fashion: sources.Source):
+    some = sources.split(fashion, 0, train_size=4)
+    assert len(some.train) == 4
+    assert some.rule == "4 of 12 training images drawn by the seed, the test set of 5 held out"
+    everything = sources.split(fashion, 0)
+    np.testing.assert_array_equal(everything.train, fashion.train_pool)
+    assert everything.rule == "12 of 12 training images, the test set of 5 held out"
+    for split in (some, everything):
+        np.testing.assert_array_equal(split.test, fashion.test_pool)
+        assert np.isin(split.train, fashion.train_pool).all()
+
+
+def test_tuning_never_touches_the_test_set(fashion: sources.Source):
+    rest = sources.split(fashion, 0, train_size=0, holdout=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest.train, rest.test])), fashion.train_pool)
+    some = sources.split(fashion, 0, train_size=4, holdout=3)
+    assert (len(rest.test), len(some.train), len(some.test)) == (3, 4, 3)
+    assert not np.isin(some.test, some.train).any()
+    assert np.isin(np.concatenate(some[:2]), fashion.train_pool).all()
+    assert len({some.rule, rest.rule, sources.split(fashion, 0, 4).rule}) == 3
+    assert "test set untouched" in some.rule
+
+
+def test_tuning_on_one_pool_holds_out_what_the_seed_does_not_train_on():
+    source = sources.load("digits")
+    plain, tuning = sources.split(source, 5, 600), sources.split(source, 5, 600, holdout=100)
+    np.testing.assert_array_equal(tuning.train, plain.train)
+    np.testing.assert_array_equal(tuning.test, plain.test)
+    assert tuning.rule.startswith(plain.rule)
+    assert "tuning seed" in tuning.rule
+
+
+@pytest.mark.parametrize(("train_size", "holdout"), [(13, 0), (10, 3), (-1, 0), (0, 12), (0, -1)])
+def test_impossible_sizes_are_refused(fashion: sources.Source, train_size: int, holdout: int):
+    with pytest.raises(ValueError, match=r"(train_size|holdout)=-?\d+: allowed are"):
+        sources.split(fashion, 0, train_size, holdout)
+
+
+@pytest.mark.parametrize("train_size", [0, 1797])
+def test_one_pool_keeps_something_to_hold_out(train_size: int):
+    with pytest.raises(ValueError, match=r"allowed are 1 to 1796"):
+        sources.split(sources.load("digits"), 0, train_size)
+
+
+# Orders.
+
+
+def test_an_epoch_is_a_permutation_set_by_seed_and_epoch():
+    train = np.arange(100, 700)
+    order = sources.epoch_order(2, 5, train, 60)
+    assert (order.shape, order.dtype) == ((10, 60), np.int32)
+    np.testing.assert_array_equal(np.sort(order, axis=None), train)
+    np.testing.assert_array_equal(order, sources.epoch_order(2, 5, train, 60))
+    for other in (sources.epoch_order(3, 5, train, 60), sources.epoch_order(2, 6, train, 60)):
+        assert (order == other).mean() < 0.05
+
+
+def test_an_incomplete_last_batch_is_dropped():
+    order = sources.epoch_order(0, 0, np.arange(103), 25)
+    assert order.shape == (4, 25)
+    assert len(np.unique(order)) == 100
+    np.testing.assert_array_equal(order.ravel(), sources.epoch_order(0, 0, np.arange(103), 50).ravel())
+
+
+def test_orders_and_splits_do_not_share_a_stream():
+    source = sources.load("digits")
+    drawn = sources.split(source, 1, 600).train
+    first = sources.epoch_order(1, 0, source.train_pool, 600)[0]
+    assert np.isin(drawn, first).sum() < 300
+
+
+@pytest.mark.parametrize("batch_size", [0, 101])
+def test_a_batch_larger_than_the_data_is_refused(batch_size: int):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: allowed are 1 to 100"):
+        sources.epoch_order(0, 0, np.arange(100), batch_size)
