@@ -1,0 +1,105 @@
+"""Optimizers and schedules as the papers had them, and what weight decay touches.
+
+The rates are arguments of the compiled step, so `optimizer` is called inside it with traced numbers: arms and seeds
+that differ in them share one program.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Rate = float | jax.Array
+
+
+def rmsprop(optim: Any, lr: Rate, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """TensorFlow's RMSProp: epsilon inside the root, accumulator started at 1, momentum on the scaled step.
+
+    ms <- decay ms + (1 - decay) g^2;  mom <- momentum mom + lr g / sqrt(ms + eps);  w <- w - mom
+    (Tieleman and Hinton 2012, as in tf.compat.v1.train.RMSPropOptimizer; used by Sandler et al. 2018, section 6.1).
+    """
+    rule = optax.rmsprop(
+        lr, decay=optim.decay, eps=optim.eps, eps_in_sqrt=True, initial_scale=1.0, momentum=optim.momentum
+    )
+    return optax.chain(decay, rule)
+
+
+def sgd(optim: Any, lr: Rate, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Gradient descent with Polyak's momentum, or Nesterov's."""
+    return optax.chain(decay, optax.sgd(lr, momentum=optim.momentum or None, nesterov=optim.nesterov))
+
+
+def adamw(optim: Any, lr: Rate, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015) with the decay decoupled from the gradient's scale (Loshchilov and Hutter 2019)."""
+    adam = optax.scale_by_adam(b1=optim.momentum, b2=optim.decay, eps=optim.eps)
+    return optax.chain(adam, decay, optax.scale_by_learning_rate(lr))
+
+
+OPTIMIZERS: Mapping[str, Callable[[Any, Rate, optax.GradientTransformation], optax.GradientTransformation]] = {
+    "rmsprop": rmsprop,
+    "sgd": sgd,
+    "adamw": adamw,
+}
+
+
+def optimizer(optim: Any, lr: Rate, weight_decay: Rate) -> optax.GradientTransformation:
+    """The update rule of `cfg.optim` at this step's learning rate; weight decay is L2 but for AdamW."""
+    decay = optax.add_decayed_weights(weight_decay, lambda params: decay_mask(params, optim))
+    return OPTIMIZERS[optim.name](optim, lr, decay)
+
+
+def kind(path: tuple[str, ...], rank: int) -> str:
+    """What a parameter is to weight decay: "depthwise", "norm", "bias", or "dense" (1x1, full, classifier kernels)."""
+    *_, module, leaf = path
+    if leaf == "kernel":
+        return "depthwise" if module == "depthwise" and rank == 3 else "dense"
+    return "bias" if module == "classifier" else "norm"
+
+
+def decay_mask(params: Any, optim: Any) -> Any:
+    """True where weight decay acts: dense kernels always, the others as the config says (V1 section 3.2)."""
+    decayed = {
+        "dense": True,
+        "depthwise": optim.decay_depthwise,
+        "bias": optim.decay_bias,
+        "norm": optim.decay_norm,
+    }
+    return jax.tree_util.tree_map_with_path(
+        lambda path, value: decayed[kind(tuple(str(entry.key) for entry in path), value.ndim)], params
+    )
+
+
+def _exponential(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> jax.Array:
+    """`decay_rate` every `decay_epochs`, as a staircase (V2 section 6.1: 0.98 an epoch)."""
+    return optim.decay_rate ** jnp.floor(step / (optim.decay_epochs * steps_per_epoch))
+
+
+def _cosine(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> jax.Array:
+    """(1 + cos(pi t)) / 2, down to zero (Loshchilov and Hutter 2017)."""
+    return (1 + jnp.cos(jnp.pi * step / max(steps, 1))) / 2
+
+
+def _constant(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> jax.Array:
+    return jnp.ones_like(step)
+
+
+SCHEDULES: Mapping[str, Callable[[Any, jax.Array, int, int], jax.Array]] = {
+    "exponential": _exponential,
+    "cosine": _cosine,
+    "constant": _constant,
+}
+
+
+def schedule(optim: Any, steps_per_epoch: int, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """step -> the factor on `optim.lr`: a linear warm-up to 1, then the schedule over the steps that are left."""
+    warmup = round(optim.warmup * steps)
+
+    def factor(step: jax.Array) -> jax.Array:
+        step = step.astype(jnp.float32)
+        after = jnp.maximum(step - warmup, 0.0)
+        main = SCHEDULES[optim.schedule](optim, after, steps_per_epoch, steps - warmup)
+        return jnp.where(step < warmup, (step + 1) / max(warmup, 1), main)
+
+    return factor

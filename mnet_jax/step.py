@@ -1,0 +1,140 @@
+"""The pure heart: state, init, training steps, evaluation, for S seeds at once; the only jit of the project.
+
+Everything here has a leading axis of S runs (seeds, and arms that differ only in traced knobs). Shape letters: S runs,
+T steps, N batches of an evaluation, B images, H W C; images arrive as uint8 and stay on the device.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from mnet_jax import models, optim
+from mnet_jax.data import augment
+from mnet_jax.tasks import classification
+
+State = dict[str, Any]
+"""{"params", "batch_stats", "opt", "ema", "step", "key", "diverged_at"}: pure dicts, each leaf with the axis S.
+
+`step` counts updates; `diverged_at` is -1, or the first step whose loss was not finite: that run is frozen from there.
+"""
+
+
+class Program(NamedTuple):
+    """The jitted (or, once lowered, compiled) functions of one static config.
+
+    init(seeds_S) -> state
+    train(state, knobs_S, images, labels, order_STB, start, count) -> (state, sums): the updates `start` to `start +
+        count` of the T in `order_STB` (indices of images); sums {"loss", "correct"} over them, each [S].
+    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> {"correct", "nll"}, each [S].
+    """
+
+    init: Any
+    train: Any
+    evaluate: Any
+
+
+def over_runs(function: Callable, runs: int) -> Callable:
+    """vmap over the leading axis; a single run has it taken off, since batched operations are slower on a CPU."""
+    if runs > 1:
+        return jax.vmap(function)
+
+    def single(*args: Any) -> Any:
+        result = function(*jax.tree.map(lambda x_S: x_S[0], args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return single
+
+
+def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], steps_per_epoch: int) -> Program:
+    """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
+    rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
+    abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
+    graphdef = nnx.graphdef(abstract)
+
+    def init_run(seed: jax.Array) -> State:
+        key = jax.random.key(seed)
+        model = models.build(cfg.model, nnx.Rngs(params=jax.random.fold_in(key, 0)))
+        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        return {
+            "params": params,
+            "batch_stats": batch_stats,
+            "opt": optim.optimizer(cfg.optim, 0.0, 0.0).init(params),
+            "ema": jax.tree.map(jnp.copy, params) if cfg.train.ema else {},
+            "step": jnp.int32(0),
+            "key": jax.random.fold_in(key, 1),
+            "diverged_at": jnp.int32(-1),
+        }
+
+    def train_step(state: State, knobs: Any, images_BHWC: jax.Array, labels_B: jax.Array) -> tuple[State, dict]:
+        key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
+        x_BHWC = augment.shift_flip(key_augment, images_BHWC, cfg.data.shift, cfg.data.flip)
+        x_BHWC = augment.normalize(x_BHWC, mean, std)
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+            model = nnx.merge(graphdef, params, state["batch_stats"])
+            model.train()
+            logits_BK, _ = model(x_BHWC, knobs=knobs, rngs=nnx.Rngs(dropout=key_dropout))
+            loss = classification.loss(logits_BK, labels_B, cfg.train.label_smoothing)
+            return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
+
+        (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay)
+        updates, opt = rule.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = {**state, "params": params, "batch_stats": batch_stats, "opt": opt, "step": state["step"] + 1}
+        if cfg.train.ema:
+            step = state["step"].astype(jnp.float32)
+            decay = jnp.minimum(cfg.train.ema, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
+            new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
+
+        going = (state["diverged_at"] < 0) & jnp.isfinite(loss)
+        new = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
+        new["diverged_at"] = jnp.where(going | (state["diverged_at"] >= 0), state["diverged_at"], state["step"])
+        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape))["correct"]
+        return new, {"loss": loss, "correct": correct}
+
+    def train_run(state, knobs, images, labels, order_TB, start, count):
+        def body(index: jax.Array, carry: tuple[State, dict]) -> tuple[State, dict]:
+            state, totals = carry
+            batch_B = jax.lax.dynamic_index_in_dim(order_TB, index, keepdims=False)
+            state, sums = train_step(state, knobs, images[batch_B], labels[batch_B])
+            return state, jax.tree.map(jnp.add, totals, sums)
+
+        zero = {"loss": jnp.float32(0), "correct": jnp.float32(0)}
+        return jax.lax.fori_loop(start, start + count, body, (state, zero))
+
+    def evaluate_run(state, knobs, images, labels, index_NB, mask_NB):
+        model = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
+        model.eval()
+
+        def body(totals: dict, batch: tuple[jax.Array, jax.Array]) -> tuple[dict, None]:
+            index_B, mask_B = batch
+            logits_BK, _ = model(augment.normalize(images[index_B], mean, std), knobs=knobs)
+            sums = classification.sums(logits_BK, labels[index_B], mask_B)
+            return jax.tree.map(jnp.add, totals, sums), None
+
+        zero = {"correct": jnp.float32(0), "nll": jnp.float32(0)}
+        return jax.lax.scan(body, zero, (index_NB, mask_NB))[0]
+
+    def train(state, knobs, images, labels, order_STB, start, count):
+        def run(state, knobs, order_TB):
+            return train_run(state, knobs, images, labels, order_TB, start, count)
+
+        return over_runs(run, runs)(state, knobs, order_STB)
+
+    def evaluate(state, knobs, images, labels, index_SNB, mask_SNB):
+        def run(state, knobs, index_NB, mask_NB):
+            return evaluate_run(state, knobs, images, labels, index_NB, mask_NB)
+
+        return over_runs(run, runs)(state, knobs, index_SNB, mask_SNB)
+
+    return Program(
+        init=jax.jit(over_runs(init_run, runs)),
+        train=jax.jit(train, donate_argnums=0),
+        evaluate=jax.jit(evaluate),
+    )

@@ -1,0 +1,170 @@
+"""The pure step: one program for many runs, the same bits however it is cut, NaN frozen where it appears."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import OVERRIDES
+
+from mnet_jax import config, step
+from mnet_jax.data import augment, sources
+
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return sources.load("digits", "")
+
+
+def settings(**overrides):
+    cfg = config.at_scale("digits")
+    config.override(cfg, OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()})
+    return cfg
+
+
+class Bench:
+    """A program with its data: `train` and `evaluate` for the given seeds."""
+
+    def __init__(self, cfg, digits, seeds=SEEDS):
+        self.cfg = cfg
+        self.splits = [sources.split(digits, seed, cfg.data.train_size, 0) for seed in seeds]
+        orders = [
+            sources.epoch_order(seed, 0, split.train, cfg.train.batch_size)
+            for seed, split in zip(seeds, self.splits, strict=True)
+        ]
+        self.order = jnp.asarray(np.stack(orders))
+        self.data = jnp.asarray(digits.images_NHWC), jnp.asarray(digits.labels_N)
+        self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1])
+        self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
+        one = config.knobs(cfg)
+        self.knobs = config.Knobs(*(jnp.full(len(seeds), value, jnp.float32) for value in one))
+
+    def train(self, state, first=0, count=None, knobs=None):
+        count = self.order.shape[1] if count is None else count
+        state = jax.tree.map(jnp.copy, state)  # the step donates its argument
+        return self.program.train(
+            state, knobs or self.knobs, *self.data, self.order, jnp.int32(first), jnp.int32(count)
+        )
+
+
+@pytest.fixture(scope="module")
+def bench(digits):
+    return Bench(settings(), digits)
+
+
+def same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(_numbers(x), _numbers(y)), a, b)
+
+
+def _numbers(x):
+    return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+
+def test_golden_training(bench):
+    """Change these numbers only with a change that is meant to alter training; then re-run the experiments as well."""
+    state, sums = bench.train(bench.state)
+    np.testing.assert_allclose(sums["loss"] / 4, GOLDEN_LOSS, rtol=1e-4)
+    norm = [np.sqrt(sum(float(jnp.sum(leaf[run] ** 2)) for leaf in jax.tree.leaves(state["params"]))) for run in SEEDS]
+    np.testing.assert_allclose(norm, GOLDEN_NORM, rtol=1e-4)
+    np.testing.assert_array_equal(state["step"], [4, 4])
+
+
+GOLDEN_LOSS = [2.3224118, 2.3009338]
+GOLDEN_NORM = [10.207356, 10.855736]
+
+
+def test_cutting_an_epoch_changes_no_bit(bench):
+    whole, sums = bench.train(bench.state)
+    state, first = bench.train(bench.state, 0, 1)
+    state, rest = bench.train(state, 1, 3)
+    same_bits(whole, state)
+    np.testing.assert_allclose(sums["loss"], first["loss"] + rest["loss"], rtol=1e-6)
+
+
+def test_runs_of_one_program_equal_runs_alone(bench, digits):
+    together, sums = bench.train(bench.state, 0, 1)
+    for number, seed in enumerate(SEEDS):
+        alone = Bench(bench.cfg, digits, (seed,))
+        state, mine = alone.train(alone.state, 0, 1)
+        np.testing.assert_allclose(mine["loss"][0], sums["loss"][number], rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(state["params"]), jax.tree.leaves(together["params"]), strict=True):
+            np.testing.assert_allclose(a[0], b[number], rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_differ_and_a_seed_repeats(bench, digits):
+    again = Bench(bench.cfg, digits)
+    same_bits(bench.state, again.state)
+    kernel = bench.state["params"]["classifier"]["kernel"]
+    assert jnp.any(kernel[0] != kernel[1])
+
+
+def test_a_run_that_diverges_is_frozen_and_the_others_go_on(bench):
+    good, _ = bench.train(bench.state)
+    knobs = bench.knobs._replace(lr=jnp.asarray([0.1, 1e30], jnp.float32))
+    state, _ = bench.train(bench.state, knobs=knobs)
+    assert state["diverged_at"][0] == -1
+    assert state["diverged_at"][1] in (1, 2, 3)
+    assert state["step"][1] == state["diverged_at"][1]
+    same_bits(jax.tree.map(lambda x: x[0], good), jax.tree.map(lambda x: x[0], state))
+    later, _ = bench.train(state, knobs=knobs)
+    same_bits(jax.tree.map(lambda x: x[1], later), jax.tree.map(lambda x: x[1], state))
+
+
+def test_every_image_is_counted_once(bench, digits):
+    test = bench.splits[0].test
+    index, mask = np.zeros((2, 2, 1000), np.int32), np.zeros((2, 2, 1000), np.float32)
+    index.reshape(2, -1)[:, : len(test)] = test
+    mask.reshape(2, -1)[:, : len(test)] = 1
+    sums = bench.program.evaluate(bench.state, bench.knobs, *bench.data, index, mask)
+    small = bench.program.evaluate(
+        bench.state, bench.knobs, *bench.data, index.reshape(2, 20, 100), mask.reshape(2, 20, 100)
+    )
+    np.testing.assert_array_equal(sums["correct"], small["correct"])
+    np.testing.assert_allclose(sums["nll"], small["nll"], rtol=1e-5)
+    none = bench.program.evaluate(bench.state, bench.knobs, *bench.data, index, 0 * mask)
+    assert none["correct"].tolist() == none["nll"].tolist() == [0, 0]
+
+
+def test_averaged_weights_are_what_is_evaluated(digits):
+    bench = Bench(settings(train__ema=0.999), digits, (0,))
+    state, _ = bench.train(bench.state)
+    params, ema = state["params"]["classifier"]["kernel"], state["ema"]["classifier"]["kernel"]
+    assert jnp.any(params != ema)
+    index, mask = jnp.arange(100)[None, None], jnp.ones((1, 1, 100))
+    scores = bench.program.evaluate(state, bench.knobs, *bench.data, index, mask)
+    swapped = bench.program.evaluate(state | {"params": state["ema"]}, bench.knobs, *bench.data, index, mask)
+    plain = bench.program.evaluate(state | {"ema": state["params"]}, bench.knobs, *bench.data, index, mask)
+    assert scores["nll"] == swapped["nll"]
+    assert scores["nll"] != plain["nll"]
+
+
+def test_label_smoothing_and_dropout_change_the_loss(bench, digits):
+    _, plain = bench.train(bench.state)
+    for change in ({"train__label_smoothing": 0.2}, {"model__dropout": 0.5}):
+        _, other = (changed := Bench(settings(**change), digits)).train(changed.state)
+        assert np.all(np.asarray(other["loss"]) != np.asarray(plain["loss"]))
+
+
+def test_shift_and_flip_move_pixels_and_nothing_else():
+    image = jnp.asarray(np.random.default_rng(0).integers(1, 255, (1, 6, 5, 2)), jnp.uint8)
+    seen = set()
+    for number in range(200):
+        out = np.asarray(augment.shift_flip(jax.random.key(number), image, 1, True))[0]
+        padded = np.pad(np.asarray(image)[0], ((1, 1), (1, 1), (0, 0)))
+        matches = [
+            (dy, dx, flip)
+            for dy in range(3)
+            for dx in range(3)
+            for flip in (False, True)
+            if np.array_equal(out, padded[dy : dy + 6, dx : dx + 5][:, :: -1 if flip else 1])
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) == 18  # every shift, mirrored and not
+
+
+def test_normalized_images_have_mean_zero_and_deviation_one(digits):
+    x = augment.normalize(jnp.asarray(digits.images_NHWC), digits.mean, digits.std)
+    assert abs(float(x.mean())) < 1e-3
+    assert abs(float(x.std()) - 1) < 1e-3
