@@ -1,0 +1,311 @@
+"""Experiment file -> arms and seeds -> runs -> jobs; and which of them is done, claimed or left."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnet_jax import config, results
+from mnet_jax.models import specs
+from mnet_jax.results import Arm, Job, Run, Sweep
+
+
+class Experiment(NamedTuple):
+    """An experiment file, loaded: its name and docstring, and what it defines."""
+
+    name: str
+    doc: str
+    get_config: Callable[[str], Any]
+    sweep: Callable[[Any], Iterator[dict[str, Any]]]
+    claim: Mapping[str, Any]
+
+
+def load(path: Path) -> Experiment:
+    """Imports an experiment file; ValueError where it is missing, broken or without `get_config`."""
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ValueError(f"no experiment file {path}; in {path.parent}: {', '.join(near) or 'none'}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} defines no get_config(scale); see any file in experiments/")
+    return Experiment(
+        name=path.stem,
+        doc=(module.__doc__ or path.stem).strip(),
+        get_config=module.get_config,
+        sweep=getattr(module, "sweep", lambda _: iter([{}])),
+        claim=getattr(module, "claim", {}),
+    )
+
+
+def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode: str, command: str) -> Sweep:
+    """Makes the sweep: every arm resolved and checked, twins added, runs named and put into jobs. Nothing is written.
+
+    Raises ValueError for whatever is wrong in the experiment file, a sweep row or an override of the command line.
+    """
+    where = f"{experiment.name}:{scale}"
+    try:
+        base = experiment.get_config(scale)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise config.experiment_error(error, where) from error
+    config.override(base, overrides, "command line")
+    config.check(base, where)
+
+    arms = _arms(experiment, base, overrides, where)
+    claim = _jsonable(dict(experiment.claim))
+    for contrast in claim.get("contrasts", ()):
+        if unknown := [name for name in contrast["arms"] if name not in arms]:
+            raise ValueError(f"{where}: the claim names arm {unknown[0]!r}; the sweep's are {', '.join(arms)}")
+    if mode == "tune":
+        arms, claim["tune_arms"] = _tuning_grid(arms, base)
+    elif base.task == "classification":
+        arms = _with_twins(arms, base)
+
+    seeds = range(base.seeds)
+    if mode == "tune":
+        seeds = range(config.TUNING_SEED, config.TUNING_SEED + base.tune.seeds)
+        if base.data.holdout == 0:
+            base.data.holdout = base.tune.holdout
+    programs = {name: program(arm_config(config.flatten(base), arm)) for name, arm in arms.items()}
+    if base.task == "classification":
+        arms = _with_costs(arms, programs, base, where)
+    queues: dict[str, list[Run]] = {}
+    for seed in seeds:
+        for name in arms:
+            queues.setdefault(programs[name], []).append(Run(f"{name}-s{seed}", name, seed))
+    size = base.runs_per_job
+    batches = [
+        (digest, tuple(runs[first : first + size]))
+        for digest, runs in queues.items()
+        for first in range(0, len(runs), size)
+    ]
+    batches.sort(key=lambda batch: batch[1][0].seed)  # all arms advance together, so a partial report compares
+    return Sweep(
+        experiment=experiment.name,
+        scale=scale,
+        mode=mode,
+        title=experiment.doc.split("\n")[0],
+        command=command,
+        config=_jsonable(config.flatten(base)),
+        claim=claim,
+        arms=tuple(arms.values()),
+        jobs=tuple(Job(f"{number:03d}", *batch) for number, batch in enumerate(batches)),
+    )
+
+
+def arm_config(base: Mapping[str, Any], arm: Arm) -> Any:
+    """The config of an arm's runs: the base with the arm's overrides."""
+    return config.unflatten({**base, **arm.overrides})
+
+
+def program(cfg: Any) -> str:
+    """8 hex digits that name the compiled program: runs with equal ones can share it, and be compared arm by arm."""
+    return hashlib.sha256(json.dumps(config.static(cfg), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _arms(experiment: Experiment, base: Any, overrides: Mapping[str, str], where: str) -> dict[str, Arm]:
+    rows = [dict(row) for row in experiment.sweep(base.copy_and_resolve_references())]
+    if not rows:
+        raise ValueError(f"{where}: sweep(config) yields no row; the first is the baseline")
+    names = [row.pop("name", "") for row in rows]
+    varied = {key for row in rows for key in row}
+    if both := sorted(varied & set(overrides)):
+        raise ValueError(f"command line: {both[0]} is what {where} sweeps over; change the file, or drop the override")
+    arms: dict[str, Arm] = {}
+    resolved: dict[Any, str] = {}
+    for row, given in zip(rows, names, strict=True):
+        cfg = base.copy_and_resolve_references()
+        config.override(cfg, row, where)
+        name = given or _name(row)
+        config.check(cfg, f"{where}, arm {name}")
+        if not re.fullmatch(r"[\w.=+@,-]+", name):
+            raise ValueError(f"{where}: arm name {name!r}; allowed: letters, digits and _ . = + @ , -")
+        same = _identity(cfg)
+        if same in resolved or name in arms:
+            raise ValueError(
+                f"{where}: arms {resolved.get(same, name)!r} and {name!r} are the same network and settings"
+            )
+        resolved[same] = name
+        arms[name] = Arm(name, _jsonable({key: config.flatten(cfg)[key] for key in row}), cfg.optim.lr)
+    return arms
+
+
+def _identity(cfg: Any) -> tuple[Any, ...]:
+    flat = config.flatten(cfg)
+    if flat["task"] != "classification":
+        return tuple(flat.items())
+    rest = tuple((key, value) for key, value in flat.items() if not key.startswith("model."))
+    return (specs.network(cfg.model), cfg.model.formulation, *rest)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """The values that make an arm: words stand alone, numbers with their key; the learning rate is no name."""
+    parts = []
+    for key, value in row.items():
+        if key == "optim.lr" and len(row) > 1:
+            continue
+        leaf = key.split(".")[-1]
+        if isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, tuple | list):
+            digest = hashlib.sha256(repr(value).encode()).hexdigest()[:4]
+            parts.append(f"{leaf}={digest}")
+        else:
+            parts.append(f"{leaf}={value}")
+    return ",".join(parts) or "baseline"
+
+
+def _with_twins(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
+    """Adds to every arm with another learning rate than the baseline's a copy at the baseline's."""
+    lr = next(iter(arms.values())).lr
+    twins = {}
+    for name, arm in arms.items():
+        if arm.lr != lr:
+            twin = f"{name}@lr{lr:g}"
+            twins[twin] = Arm(twin, {**arm.overrides, "optim.lr": lr}, lr, twin_of=name)
+    return {**arms, **twins}
+
+
+def _tuning_grid(arms: dict[str, Arm], base: Any) -> tuple[dict[str, Arm], dict[str, str]]:
+    grid = {
+        f"{name}@lr{lr:g}": Arm(f"{name}@lr{lr:g}", {**arm.overrides, "optim.lr": float(lr)}, float(lr))
+        for name, arm in arms.items()
+        for lr in base.tune.lrs
+    }
+    return grid, {name: name.rsplit("@lr", 1)[0] for name in grid}
+
+
+def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where: str) -> dict[str, Arm]:
+    """Adds {"madds", "params"} per image and {"images"}, those a run trains on; checks the network against the data."""
+    from mnet_jax import cost
+    from mnet_jax.data import sources
+
+    counted: dict[str, dict[str, float]] = {}
+    for name, arm in arms.items():
+        if programs[name] not in counted:
+            cfg = arm_config(config.flatten(base), arm)
+            source = sources.load(cfg.data.source, cfg.data.dir)
+            _, height, _, channels = source.images_NHWC.shape
+            for field, came, needed in (
+                ("model.num_classes", cfg.model.num_classes, source.classes),
+                ("model.in_channels", cfg.model.in_channels, channels),
+            ):
+                if came != needed:
+                    raise ValueError(f"{where}, arm {name}: {field}={came}; {source.name} needs {needed}")
+            split = sources.split(source, 0, cfg.data.train_size, cfg.data.holdout)
+            steps = len(sources.epoch_order(0, 0, split.train, cfg.train.batch_size))
+            count = cost.count(cfg.model, height)
+            counted[programs[name]] = {
+                "madds": count.madds,
+                "params": count.params_trainable,
+                "images": cfg.train.epochs * steps * cfg.train.batch_size,
+            }
+    return {name: replace(arm, cost=counted[programs[name]]) for name, arm in arms.items()}
+
+
+def _jsonable(value: Any) -> Any:
+    """As JSON reads it back, so that a plan in memory equals the one on disk."""
+    return json.loads(json.dumps(value))
+
+
+def write(workdir: Path, sweep: Sweep) -> Sweep:
+    """Puts the plan into the workdir, or checks that the one there is the same; returns the one that stands.
+
+    Raises ValueError with the differences where the workdir belongs to another plan.
+    """
+    if not (workdir / "sweep.json").exists():
+        results.write_sweep(workdir, sweep)
+        return sweep
+    old = results.read_sweep(workdir)
+    differences = [
+        f"{key}: {old.config.get(key)!r} there, {value!r} now"
+        for key, value in sweep.config.items()
+        if old.config.get(key) != value and not key.startswith(("data.dir", "train.checkpoint_seconds"))
+    ]
+    for key in ("experiment", "scale", "mode"):
+        if getattr(old, key) != getattr(sweep, key):
+            differences.append(f"{key}: {getattr(old, key)!r} there, {getattr(sweep, key)!r} now")
+    if not differences and [vars(arm) for arm in old.arms] != [vars(arm) for arm in sweep.arms]:
+        there, now = ({arm.name: arm.overrides for arm in plan.arms} for plan in (old, sweep))
+        differences.append(f"arms: {there} there, {now} now")
+    if differences:
+        raise ValueError(
+            f"{workdir} holds another plan ({'; '.join(differences)}); choose another --workdir, or remove it"
+        )
+    return old
+
+
+def left(workdir: Path, sweep: Sweep) -> list[Job]:
+    """Jobs with a run that has no row yet."""
+    return [job for job in sweep.jobs if not all(results.is_done(workdir, run.name) for run in job.runs)]
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, job: Job) -> Iterator[bool]:
+    """Tries to become the one process that works on a job; yields whether that is so.
+
+    An exclusive lock of the kernel on `jobs/NAME/lock`: it is freed at any death of its holder, so there is no
+    heartbeat and no stale claim.
+    """
+    import fcntl
+
+    path = results.job_dir(workdir, job.name) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield not all(results.is_done(workdir, run.name) for run in job.runs)
+
+
+def next_job(workdir: Path, sweep: Sweep, compiled: set[str], stack: contextlib.ExitStack) -> Job | None:
+    """Claims a job that is left, rather one whose program is compiled already; None if all are done or taken.
+
+    The claim is held until `stack` is closed.
+    """
+    jobs = sorted(left(workdir, sweep), key=lambda job: job.program not in compiled)
+    for job in jobs:
+        held = contextlib.ExitStack()
+        if held.enter_context(claim(workdir, job)):
+            stack.push(held)
+            return job
+        held.close()
+    return None
+
+
+def describe(sweep: Sweep) -> str:
+    """What would be run: arms with their cost, runs, jobs, and the multiply-adds of it all."""
+    lines = [f"{sweep.title}  [{sweep.experiment}:{sweep.scale}]", ""]
+    width = max(len(arm.name) for arm in sweep.arms)
+    total = 0.0
+    for arm in sweep.arms:
+        runs = sum(run.arm == arm.name for run in sweep.runs)
+        facts = f"{runs} runs, lr {arm.lr:g}"
+        if "madds" in arm.cost:
+            work = 3 * arm.cost["madds"] * arm.cost["images"] * runs
+            total += work
+            facts += (
+                f", {arm.cost['madds'] / 1e6:,.2f} M MAdds, {arm.cost['params']:,} params,"
+                f" {arm.cost['images']:,} images a run"
+            )
+        changes = ", ".join(f"{key}={value}" for key, value in arm.overrides.items()) or "the base config"
+        lines.append(f"  {arm.name:<{width}}  {facts}  ({changes})")
+    lines.append(
+        f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs"
+    )
+    if total:
+        lines.append(f"{total:.2e} multiply-adds in all (forward and backward; 3 times the forward pass)")
+    return "\n".join(lines)

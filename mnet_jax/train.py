@@ -1,0 +1,348 @@
+"""The loop around the step: data order, clock, metrics, checkpoints, preemption, the NaN stop: all side effects."""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mnet_jax
+from mnet_jax import config, optim, results, step, sweep
+from mnet_jax.checkpoint import Checkpoints
+from mnet_jax.data import sources
+from mnet_jax.models import weights
+from mnet_jax.results import Job, Run, Sweep
+from mnet_jax.tasks import spiral
+
+CHUNK_STEPS = 50
+"""Updates between two looks at the clock, the checkpoint's age and the stop signal."""
+
+
+class Preempted(Exception):
+    """Training was asked to stop and left a checkpoint: run the same command again to go on."""
+
+
+class Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("start", "compile", "steps", "evaluation", "writing"), 0.0)
+
+    @contextlib.contextmanager
+    def spent(self, on: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[on] += time.perf_counter() - begin
+
+
+def work(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float) -> None:
+    """Claims and trains jobs until none is left to claim. `started` is when the process began (`time.time()`).
+
+    Raises Preempted when `stop()` turned true.
+    """
+    compiled: set[str] = set()
+    while True:
+        with contextlib.ExitStack() as stack:
+            job = sweep.next_job(workdir, plan, compiled, stack)
+            if job is None:
+                return
+            clock = Clock()
+            clock.seconds["start"], started = (time.time() - started if started else 0.0), 0.0
+            TASKS[plan.config["task"]](workdir, plan, job, stop, clock)
+            compiled.add(job.program)
+
+
+def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
+    """Trains the runs of a job, from its newest checkpoint if there is one, and writes their rows."""
+    training = Training(workdir, plan, job, clock)
+    while not training.ended:
+        training.advance()
+        if training.ended:
+            break
+        if stop():
+            training.save(wait=True)
+            raise Preempted(f"job {job.name} stopped at step {training.done} of {training.steps}")
+        if time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds:
+            training.save()
+    training.finish()
+
+
+class Training:
+    """A job in progress. A checkpoint holds `state`, `done`, `totals` and the clock; all else follows from them."""
+
+    def __init__(self, workdir: Path, plan: Sweep, job: Job, clock: Clock):
+        self.workdir, self.plan, self.job, self.clock = workdir, plan, job, clock
+        self.cfgs = [sweep.arm_config(plan.config, plan.arm(run.arm)) for run in job.runs]
+        self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
+        data, batch = self.cfg.data, self.cfg.train.batch_size
+        with clock.spent("start"):
+            self.source = sources.load(data.source, data.dir)
+            self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
+            self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
+            self.steps = self.per_epoch * self.cfg.train.epochs
+            self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
+            knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
+            self.knobs = config.Knobs(*(jnp.asarray(column, jnp.float32) for column in knobs_S))
+            self.images = _on_device(data.source, data.dir)
+            held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
+            self.index_SNB, self.mask_SNB = (np.stack(column) for column in held_out)
+        with clock.spent("compile"):
+            seeds_S = jnp.asarray(seeds, jnp.int32)
+            self.program = self._compiled(seeds_S)
+            self.state = self.program.init(seeds_S)
+        self.done, self.saved = 0, time.monotonic()
+        self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
+        self.folder = results.job_dir(workdir, job.name)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self._restore()
+        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs]
+        self.order_STB = self._order()
+
+    def _compiled(self, seeds_S: jax.Array) -> step.Program:
+        """The program compiled for these shapes, and kept for the next job of the process."""
+        key = (self.job.program, len(seeds_S), self.index_SNB.shape)
+        if key not in _programs:
+            source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
+            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch)
+            state = jax.eval_shape(program.init, seeds_S)
+            order_STB = jax.ShapeDtypeStruct((len(seeds_S), self.per_epoch, self.cfg.train.batch_size), jnp.int32)
+            inputs = (state, self.knobs, *self.images)
+            _programs[key] = step.Program(
+                init=program.init.lower(seeds_S).compile(),
+                train=program.train.lower(*inputs, order_STB, count, count).compile(),
+                evaluate=program.evaluate.lower(*inputs, self.index_SNB, self.mask_SNB).compile(),
+            )
+        return _programs[key]
+
+    def _restore(self) -> None:
+        restored = self.checkpoints.restore(self.state)
+        if restored is not None:
+            self.state, meta = restored
+            self.done, self.clock.seconds = meta["step"], meta["seconds"]
+            self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
+            logging.info("job %s goes on from step %d", self.job.name, self.done)
+
+    def _order(self) -> jax.Array:
+        """The batches of the epoch that step `done` lies in."""
+        epoch, batch = self.done // self.per_epoch, self.cfg.train.batch_size
+        runs = zip(self.job.runs, self.splits, strict=True)
+        return jnp.asarray(np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs]))
+
+    @property
+    def diverged_at(self) -> np.ndarray:
+        """[S]: the first step whose loss was not finite, or -1."""
+        return np.asarray(self.state["diverged_at"])
+
+    @property
+    def ended(self) -> bool:
+        return self.done == self.steps or bool((self.diverged_at >= 0).all())
+
+    def advance(self) -> None:
+        """Up to CHUNK_STEPS updates of one epoch, and what is due at its end."""
+        first = self.done % self.per_epoch
+        count = min(CHUNK_STEPS, self.per_epoch - first)
+        begin = time.perf_counter()
+        with self.clock.spent("steps"):
+            self.state, sums = self.program.train(
+                self.state, self.knobs, *self.images, self.order_STB, jnp.int32(first), jnp.int32(count)
+            )
+            self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
+        self.done += count
+        self._write_progress(count * self.cfg.train.batch_size * len(self.logs) / (time.perf_counter() - begin))
+        if self.done % self.per_epoch == 0 or self.ended:
+            self._end_epoch()
+            self.order_STB = self._order()
+
+    def _end_epoch(self) -> None:
+        epoch, images = -(-self.done // self.per_epoch), self.per_epoch * self.cfg.train.batch_size
+        rate = float(self.rate(jnp.int32(self.done - 1)))
+        lines = [
+            {
+                "epoch": epoch,
+                "step": self.done,
+                "lr": cfg.optim.lr * rate,
+                "train_loss": float(loss / self.per_epoch),
+                "train_accuracy": float(correct / images),
+            }
+            for cfg, loss, correct in zip(self.cfgs, self.totals["loss"], self.totals["correct"], strict=True)
+        ]
+        self.totals = dict.fromkeys(self.totals, np.zeros(len(lines)))
+        if epoch % self.cfg.train.eval_every == 0 or self.ended:
+            with self.clock.spent("evaluation"):
+                sums = self.program.evaluate(self.state, self.knobs, *self.images, self.index_SNB, self.mask_SNB)
+                correct_S, nll_S = (np.asarray(sums[name], np.float64) for name in ("correct", "nll"))
+            images_S = self.mask_SNB.sum((1, 2), dtype=np.float64)
+            for line, accuracy, nll in zip(lines, correct_S / images_S, nll_S / images_S, strict=True):
+                line |= {"accuracy": float(accuracy), "nll": float(nll)}
+        with self.clock.spent("writing"):
+            for log, line in zip(self.logs, lines, strict=True):
+                log.append(line)
+
+    def save(self, wait: bool = False) -> None:
+        """Starts a checkpoint; with `wait`, returns when it is whole on disk."""
+        with self.clock.spent("writing"):
+            totals = {name: value.tolist() for name, value in self.totals.items()}
+            meta = {"step": self.done, "totals": totals, "seconds": self.clock.seconds}
+            self.checkpoints.save(self.done, self.state, meta)
+            if wait:
+                self.checkpoints.wait()
+        self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
+        averaged = "ema" if self.cfg.train.ema else "params"
+        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=True)):
+            diverged_at = int(self.diverged_at[number])
+            if diverged_at >= 0:
+                logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
+            with self.clock.spent("writing"):
+                params, statistics = (
+                    jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[number], self.state[part])  # noqa: B023
+                    for part in (averaged, "batch_stats")
+                )
+                weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
+                log.close()
+            row = describe(self.plan, self.job, run) | {
+                "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
+                "classes": self.source.classes,
+                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "diverged_at": diverged_at if diverged_at >= 0 else None,
+            }
+            write_row(self.workdir, row, self.clock, len(self.logs))
+        self.checkpoints.close(delete=True)
+        (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _write_progress(self, images_per_second: float) -> None:
+        names = [run.name for run in self.job.runs]
+        line = {"runs": names, "step": self.done, "steps": self.steps, "rate": images_per_second, "time": time.time()}
+        results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
+
+
+METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
+"""Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+
+_programs: dict[Any, step.Program] = {}
+
+
+def measure_spiral(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
+    """V2's Figure 1: trains nothing; all seeds of a job at once."""
+    cfg = sweep.arm_config(plan.config, plan.arm(job.runs[0].arm))
+    with clock.spent("steps"):
+        metrics, arrays = spiral.measure(
+            cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, [run.seed for run in job.runs]
+        )
+    for run, values in zip(job.runs, metrics, strict=True):
+        if run.seed == 0:
+            results.write_arrays(workdir, run.name, arrays)
+        row = describe(plan, job, run) | {"data": {}, "classes": 0, "metrics": values, "diverged_at": None}
+        write_row(workdir, row, clock, len(job.runs))
+        if stop():
+            raise Preempted(f"job {job.name} stopped")
+
+
+TASKS: dict[str, Callable[[Path, Sweep, Job, Callable[[], bool], Clock], None]] = {
+    "classification": train,
+    "spiral": measure_spiral,
+}
+
+
+class Metrics:
+    """A run's metrics.jsonl, and the same as TensorBoard events; lines of a killed process after `step` are dropped."""
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.lines = [line for line in results.read_metrics(folder.parent.parent, folder.name) if line["step"] <= step]
+        results.write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.events = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+        for line in self.lines:
+            self._event(line)
+
+    def append(self, line: dict[str, float]) -> None:
+        self.lines.append(line)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._event(line)
+
+    def _event(self, line: dict[str, float]) -> None:
+        for name, value in line.items():
+            if name not in ("epoch", "step"):
+                self.events.add_scalar(name, value, int(line["step"]))
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
+    """The part of a row that is known before the run starts."""
+    arm, device = plan.arm(run.arm), jax.devices()[0]
+    return {
+        "experiment": plan.experiment,
+        "scale": plan.scale,
+        "run": run.name,
+        "arm": arm.name,
+        "seed": run.seed,
+        "lr": arm.lr,
+        "overrides": arm.overrides,
+        "program": job.program,
+        "cost": {name: value for name, value in arm.cost.items() if name != "images"},
+        "versions": versions(),
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> None:
+    """Ends a run: `runs` of them share the clock's seconds."""
+    seconds = {name: round(value / runs, 4) for name, value in clock.seconds.items()}
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    results.write_row(workdir, row | {"timing": seconds | {"finished": finished}})
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on; `commit` is empty where the code is not a git checkout."""
+    root = Path(mnet_jax.__file__).parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    packages = {name: importlib.metadata.version(name) for name in ("mnet_jax", "jax", "jaxlib", "flax", "optax")}
+    return packages | {"python": platform.python_version(), "commit": commit}
+
+
+@functools.cache
+def _on_device(name: str, data_dir: str) -> tuple[jax.Array, jax.Array]:
+    source = sources.load(name, data_dir)
+    return jax.device_put((source.images_NHWC, source.labels_N))
+
+
+def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """index_NB and mask_NB over all of `indices`, each exactly once; the last batch is filled up with masked images."""
+    batches = -(-len(indices) // batch)
+    index, mask = np.zeros((2, batches * batch), np.float32)
+    mask[: len(indices)] = 1
+    index = index.astype(np.int32)
+    index[: len(indices)] = indices
+    return index.reshape(batches, batch), mask.reshape(batches, batch)

@@ -1,0 +1,186 @@
+"""Through the door, as a user comes in: processes, exit codes, messages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import conftest
+import pytest
+from tiny import EXPERIMENT, write
+
+from mnet_jax import main, results
+
+ENVIRONMENT = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": conftest.CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
+
+
+def command(folder, *more):
+    return [sys.executable, "-m", "mnet_jax.main", "--config", str(folder / "tiny.py"), *more]
+
+
+def door(folder, *more):
+    return subprocess.run(
+        command(folder, *more), capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, check=False
+    )
+
+
+def comparable_rows(workdir):
+    return [results.comparable(row) for row in results.read_rows(workdir, results.read_sweep(workdir).runs)]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A folder with the tiny experiment, swept by two workers, and what that printed."""
+    folder = tmp_path_factory.mktemp("swept")
+    write(folder)
+    return folder, door(folder, "--workers", "2")
+
+
+def test_one_command_goes_from_a_file_to_a_verdict(swept):
+    folder, done = swept
+    assert done.returncode == 0, done.stderr
+    workdir = folder / "runs" / "tiny-digits"
+    assert len(results.read_rows(workdir, results.read_sweep(workdir).runs)) == 4
+    assert "linear is better" in done.stdout
+    assert (workdir / "report.html").exists()
+    assert (workdir / "report.md").exists()
+    assert not (workdir / "logs" / "worker-1.log").read_text().count("Traceback")
+
+
+def test_the_same_command_again_trains_nothing(swept):
+    folder, _ = swept
+    workdir = folder / "runs" / "tiny-digits"
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("result.json")}
+    again = door(folder)
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("result.json")} == before
+
+
+def test_report_needs_only_the_workdir(swept):
+    folder, done = swept
+    again = door(folder, "--mode", "report", "--workdir", "runs/tiny-*")
+    without_config = [argument for argument in again.args if argument not in ("--config", str(folder / "tiny.py"))]
+    again = subprocess.run(without_config, capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_plan_writes_nothing(swept, tmp_path):
+    write(tmp_path)
+    done = door(tmp_path, "--mode", "plan", "--config.seeds=5")
+    assert done.returncode == 0, done.stderr
+    assert "10 runs in 10 jobs of 1 programs" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_process_equals_two_workers(swept, tmp_path):
+    folder, _ = swept
+    write(tmp_path)
+    process = subprocess.Popen(
+        command(tmp_path, "--workers", "1"), env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})  # as a worker is: the bits depend on the threads
+    assert process.wait() == 0
+    assert comparable_rows(tmp_path / "runs" / "tiny-digits") == comparable_rows(folder / "runs" / "tiny-digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.model.widht=1"],
+            "error: command line: no such field 'model.widht'; did you mean 'model.width'?",
+        ),
+        (["--config.model.project_act=relu"], "is what tiny:digits sweeps over"),
+        (["--config.data.source=cifar10", "--config.data.dir=nowhere"], "nowhere"),
+        (["--workers", "0"], "error: --workers 0; allowed: 1 or more"),
+        (
+            ["--config.seeds=3", "--workdir", "a", "--workdir", "b"],
+            "error: --mode train takes one --workdir, got 2",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(tmp_path, arguments, message):
+    write(tmp_path)
+    done = door(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick_to_import_and_names_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main.parse(["--help"])
+    text = capsys.readouterr().out
+    assert "--config.KEY" in text
+    assert "model.project_act" in text
+    code = "import sys, mnet_jax.main; print({'jax', 'scipy', 'matplotlib'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout == "set()\n"
+
+
+def test_overrides_are_split_from_flags():
+    flags, overrides = main.parse(
+        ["--config", "a.py", "--config.seeds=3", "--config.model.width", "0.5", "--workers", "2"]
+    )
+    assert overrides == {"seeds": "3", "model.width": "0.5"}
+    assert (flags.config, flags.workers) == ("a.py", 2)
+
+
+def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path):
+    """The signal comes when a run has its first line; what was done stays, no worker outlives the command."""
+    write(tmp_path, EXPERIMENT.replace("'train.epochs': 3", "'train.epochs': 200"))
+    workdir = tmp_path / "runs" / "tiny-digits"
+    process = subprocess.Popen(
+        command(tmp_path, "--workers", "2"),
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(workdir.glob("jobs/*/progress.json")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert "the same command goes on" in err
+    assert "PARTIAL" in out
+    assert list(workdir.glob("jobs/*/checkpoints/*"))
+    logs = "".join(path.read_text() for path in workdir.glob("logs/*.log"))
+    assert "stopped at step" in logs
+    done = door(tmp_path, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in "".join(path.read_text() for path in workdir.glob("logs/*.log"))
+    for row in results.read_rows(workdir, results.read_sweep(workdir).runs):
+        assert json.loads((workdir / "runs" / row["run"] / "metrics.jsonl").read_text().split("\n")[-2])["epoch"] == 200
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_gives_the_same_rows(swept, tmp_path):
+    """kill -9 of the whole group, five times, at moments spread over the sweep."""
+    import random
+
+    folder, _ = swept
+    write(tmp_path)
+    moments = random.Random(0)
+    for _ in range(5):
+        process = subprocess.Popen(
+            command(tmp_path, "--workers", "2"),
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(3, 12))
+        process.kill()
+        process.wait()
+        time.sleep(0.5)
+    assert door(tmp_path, "--workers", "2").returncode == 0
+    assert comparable_rows(Path(tmp_path) / "runs" / "tiny-digits") == comparable_rows(folder / "runs" / "tiny-digits")

@@ -1,0 +1,161 @@
+"""Experiment files become runs; claims of jobs are exclusive and die with their holder."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+from tiny import EXPERIMENT, write
+
+from mnet_jax import config, results, sweep
+
+
+def make(folder, text=EXPERIMENT, overrides=None, mode="train"):
+    return sweep.plan(sweep.load(write(folder, text)), "digits", overrides or {}, mode, "the command")
+
+
+def with_rows(rows, **replaced):
+    text = EXPERIMENT.replace('("linear", "relu6"):', f"{rows!r}:").replace('{"model.project_act": act}', "act")
+    text = text.replace('config.greater("linear", "relu6"),', "")
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    return text
+
+
+def test_plan_names_costs_and_orders_runs(tmp_path):
+    plan = make(tmp_path)
+    assert [arm.name for arm in plan.arms] == ["linear", "relu6"]
+    assert [run.name for run in plan.runs] == ["linear-s0", "relu6-s0", "linear-s1", "relu6-s1"]
+    assert {job.program for job in plan.jobs} == {plan.jobs[0].program}  # arms that differ in numbers share a program
+    assert plan.arms[0].cost["images"] == 3 * 64
+    assert plan.title == "Tiny ablation of the bottleneck's activation."
+    assert plan.claim["contrasts"][0]["arms"] == ["linear", "relu6"]
+
+
+def test_plan_survives_the_disk(tmp_path):
+    plan = make(tmp_path)
+    results.write_sweep(tmp_path, plan)
+    assert results.read_sweep(tmp_path) == plan
+
+
+def test_runs_of_one_program_are_put_into_jobs(tmp_path):
+    plan = make(tmp_path, overrides={"runs_per_job": "3"})
+    assert [[run.name for run in job.runs] for job in plan.jobs] == [
+        ["linear-s0", "relu6-s0", "linear-s1"],
+        ["relu6-s1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"model.widht": 1.0}], "no such field 'model.widht'; did you mean 'model.width'"),
+        ([{"model.width": "wide"}], "model.width='wide' is not a number"),
+        (
+            [{"model.act": "relu"}, {"model.act": "relu", "name": "again"}],
+            "are the same network and settings",
+        ),
+        ([{}, {"model.depth": "full", "name": "full"}], "are the same network and settings"),
+        (
+            [{"model.expansion": 6}, {"model.blocks": ((1, 4, 1, 1), (6, 4, 1, 1))}],
+            "are the same network and settings",
+        ),
+        ([{"model.act": "relu", "name": "a/b"}], "arm name 'a/b'; allowed"),
+        ([{"model.num_classes": 7}], "model.num_classes=7; digits needs 10"),
+        ([{"data.train_size": 5000}], "5000"),
+        ([], "yields no row"),
+    ],
+)
+def test_bad_rows(tmp_path, rows, message):
+    with pytest.raises(ValueError, match="digits") as caught:
+        make(tmp_path, with_rows(rows))
+    assert message in str(caught.value)
+
+
+def test_overriding_what_the_sweep_varies_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.project_act is what tiny:digits sweeps over"):
+        make(tmp_path, overrides={"model.project_act": "relu"})
+
+
+def test_claim_about_an_unknown_arm(tmp_path):
+    with pytest.raises(ValueError, match="the claim names arm 'relu7'; the sweep's are linear, relu6"):
+        make(tmp_path, EXPERIMENT.replace('greater("linear", "relu6")', 'greater("linear", "relu7")'))
+
+
+def test_twins_run_at_the_baselines_rate(tmp_path):
+    rows = [{"model.act": "relu6", "optim.lr": 0.6}, {"model.act": "relu", "optim.lr": 0.3}]
+    plan = make(tmp_path, with_rows(rows))
+    assert [(arm.name, arm.lr, arm.twin_of) for arm in plan.arms] == [
+        ("relu6", 0.6, ""),
+        ("relu", 0.3, ""),
+        ("relu@lr0.6", 0.6, "relu"),
+    ]
+
+
+def test_tuning_seeds_are_never_reported_ones(tmp_path):
+    plan = make(tmp_path, mode="tune", overrides={"tune.lrs": "(0.1, 0.3)", "tune.seeds": "2"})
+    assert {run.seed for run in plan.runs} == {config.TUNING_SEED, config.TUNING_SEED + 1}
+    assert not {run.seed for run in plan.runs} & {run.seed for run in make(tmp_path).runs}
+    assert [arm.lr for arm in plan.arms] == [0.1, 0.3, 0.1, 0.3]
+    assert plan.claim["tune_arms"]["relu6@lr0.3"] == "relu6"
+    assert plan.config["data.holdout"] > 0
+
+
+def test_missing_and_broken_files(tmp_path):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=r"no experiment file .*other\.py; in .*: tiny\.py"):
+        sweep.load(tmp_path / "other.py")
+    with pytest.raises(ValueError, match="cannot be imported: ZeroDivisionError"):
+        sweep.load(write(tmp_path, "1/0"))
+    with pytest.raises(ValueError, match=r"defines no get_config\(scale\)"):
+        sweep.load(write(tmp_path, ""))
+
+
+def test_workdir_of_another_plan_is_refused_with_the_difference(tmp_path):
+    plan = make(tmp_path)
+    assert sweep.write(tmp_path, plan) == plan
+    assert sweep.write(tmp_path, make(tmp_path)) == plan
+    with pytest.raises(ValueError, match=r"holds another plan \(train.epochs: 3 there, 4 now\)"):
+        sweep.write(tmp_path, make(tmp_path, overrides={"train.epochs": "4"}))
+
+
+def test_one_process_holds_a_job_and_its_death_frees_it(tmp_path):
+    plan = make(tmp_path)
+    results.write_sweep(tmp_path, plan)
+    script = (
+        "import sys, pathlib, time\n"
+        "from mnet_jax import results, sweep\n"
+        "workdir = pathlib.Path(sys.argv[1]); plan = results.read_sweep(workdir)\n"
+        "with sweep.claim(workdir, plan.jobs[0]) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    with other, other.stdout:
+        assert other.stdout.readline() == "True\n"
+        with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+            assert not mine
+        with contextlib.ExitStack() as stack:
+            assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
+        other.kill()
+        other.wait()
+    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+        assert mine
+
+
+def test_a_compiled_program_is_preferred(tmp_path):
+    rows = [{"model.kernel_size": 3}, {"model.kernel_size": 5}]
+    plan = make(tmp_path, with_rows(rows))
+    first, second = plan.jobs[0].program, plan.jobs[1].program
+    assert first != second
+    with contextlib.ExitStack() as stack:
+        job = sweep.next_job(tmp_path, plan, {second}, stack)
+        assert job is not None
+        assert job.program == second
+
+
+def test_finished_jobs_are_not_left(tmp_path):
+    plan = make(tmp_path)
+    results.write_row(tmp_path, {"run": "linear-s0"})
+    assert [job.name for job in sweep.left(tmp_path, plan)] == ["001", "002", "003"]
+    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+        assert not mine

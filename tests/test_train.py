@@ -1,0 +1,147 @@
+"""The loop: rows, resume to the same bits, divergence, several runs a job."""
+
+import itertools
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tiny import EXPERIMENT, write
+
+from mnet_jax import results, sweep, train
+
+
+def make(folder, text=EXPERIMENT, **overrides):
+    overrides = {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    plan = sweep.plan(sweep.load(write(folder, text)), "digits", overrides, "train", "the command")
+    results.write_sweep(folder, plan)
+    return plan
+
+
+def never():
+    return False
+
+
+def rows(folder, plan):
+    return [results.comparable(row) for row in results.read_rows(folder, plan.runs)]
+
+
+def weights(folder, plan):
+    return [safetensors.numpy.load_file(results.run_dir(folder, run.name) / "weights.safetensors") for run in plan.runs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chunks_of_three():
+    """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "CHUNK_STEPS", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    plan = make(folder)
+    train.work(folder, plan, never, 0.0)
+    return folder, plan
+
+
+def test_rows_hold_what_a_reader_asks(unbroken):
+    folder, plan = unbroken
+    row = results.read_rows(folder, plan.runs)[1]
+    assert (row["run"], row["arm"], row["seed"]) == ("relu6-s0", "relu6", 0)
+    assert row["overrides"] == {"model.project_act": "relu6"}
+    assert row["data"]["split"].startswith("64 training images drawn by the seed")
+    assert 0 <= row["metrics"]["accuracy"] <= 1
+    assert row["metrics"]["nll"] > 0
+    assert set(row["timing"]) == {"start", "compile", "steps", "evaluation", "writing", "finished"}
+    assert row["diverged_at"] is None
+    assert row["device"]["platform"] == "cpu"
+
+
+def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):
+    folder, _ = unbroken
+    lines = results.read_metrics(folder, "linear-s0")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert ["accuracy" in line for line in lines] == [False, True, True]  # every second epoch, and the last
+    assert lines[-1]["accuracy"] == results.read_rows(folder, sweep_runs(folder))[0]["metrics"]["accuracy"]
+
+
+def sweep_runs(folder):
+    return results.read_sweep(folder).runs
+
+
+def test_tensorboard_events_stand_beside_the_metrics(unbroken):
+    folder, _ = unbroken
+    assert list((results.run_dir(folder, "linear-s0") / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_nothing_of_a_finished_job_is_left_behind(unbroken):
+    folder, _ = unbroken
+    assert sorted(path.name for path in results.job_dir(folder, "000").iterdir()) == ["lock"]
+
+
+def test_saved_weights_score_what_the_row_says(unbroken):
+    from mnet_jax.data import augment, sources
+    from mnet_jax.models import weights as files
+
+    folder, plan = unbroken
+    source = sources.load("digits", "")
+    split = sources.split(source, 0, 64, 0)
+    model = files.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")
+    logits, _ = model(augment.normalize(source.images_NHWC[split.test], source.mean, source.std))
+    accuracy = float(np.mean(np.argmax(logits, -1) == source.labels_N[split.test]))
+    assert accuracy == pytest.approx(results.read_rows(folder, plan.runs)[1]["metrics"]["accuracy"], abs=1e-3)
+
+
+@pytest.mark.parametrize("moment", [1, 3, 5])
+def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment):
+    """Stops at every `moment`-th look at the signal until all is done."""
+    plan = make(tmp_path)
+    stops = 0
+    while sweep.left(tmp_path, plan):
+        looks = itertools.count(1)
+        try:
+            train.work(tmp_path, plan, lambda looks=looks: next(looks) >= moment, 0.0)
+        except train.Preempted:
+            stops += 1
+    assert stops >= 4
+    folder, whole = unbroken
+    assert rows(tmp_path, plan) == rows(folder, whole)
+    for mine, theirs in zip(weights(tmp_path, plan), weights(folder, whole), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    for run in plan.runs:
+        assert results.read_metrics(tmp_path, run.name) == results.read_metrics(folder, run.name)
+
+
+def test_an_unreadable_checkpoint_is_reported_and_the_run_starts_again(unbroken, tmp_path, caplog):
+    plan = make(tmp_path)
+    with pytest.raises(train.Preempted, match="job 000 stopped at step 3 of 12"):
+        train.work(tmp_path, plan, lambda: True, 0.0)
+    checkpoints = results.job_dir(tmp_path, "000") / "checkpoints"
+    for path in checkpoints.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    train.work(tmp_path, plan, never, 0.0)
+    assert "cannot be read" in caplog.text
+    assert rows(tmp_path, plan) == rows(*unbroken)
+
+
+def test_divergence_is_named_and_the_sweep_goes_on(tmp_path, caplog):
+    text = EXPERIMENT.replace('{"model.project_act": act}', '{"optim.lr": 1e30 if act == "relu6" else 0.1}')
+    plan = make(tmp_path, text.replace('greater("linear", "relu6")', 'greater("lr=0.1", "lr=1e+30")'), seeds=1)
+    train.work(tmp_path, plan, never, 0.0)
+    found = {row["arm"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan.runs)}
+    assert found["lr=0.1"] is None
+    assert 0 < found["lr=1e+30"] < 4
+    assert f"lr=1e+30-s0 diverged: its loss is not finite at step {found['lr=1e+30']}" in caplog.text
+
+
+def test_several_runs_a_job_are_the_runs_one_by_one(unbroken, tmp_path):
+    plan = make(tmp_path, runs_per_job=4)
+    assert len(plan.jobs) == 1
+    train.work(tmp_path, plan, never, 0.0)
+    for mine, theirs in zip(rows(tmp_path, plan), rows(*unbroken), strict=True):
+        assert mine["run"] == theirs["run"]
+        assert mine["metrics"]["nll"] == pytest.approx(theirs["metrics"]["nll"], rel=0.05)
