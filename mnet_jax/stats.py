@@ -1,0 +1,306 @@
+"""From numbers to a verdict: intervals, paired differences, correction for many comparisons, power.
+
+Everything is a t-interval or a t-test over seeds. Where all n differences are the same there is no spread to
+test by, and a t-test would call any difference certain; the sign-flip test takes its place: where there is
+nothing to find, n times the same sign has the chance 2 / 2^n.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+ALPHA = 0.05
+POWER = 0.8
+
+Values = Mapping[int, float]
+"""Seed -> value of one arm."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % t-interval; of one value sd and interval are nan, of none all."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences and its 95 % t-interval.
+
+    `p`         two-sided, of "the true mean is 0"; the sign-flip test's where all differences are the same.
+    `findable`  the smallest true mean that this many seeds find with 80 % power at two-sided .05, given this
+                sd; nan where all differences are the same.
+
+    With one pair only `n` and `mean` are numbers, with none only `n`.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+    p: float
+    findable: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about one primary contrast.
+
+    `difference`  arms[0] - arms[1], or the slopes of a trend, in what is printed (points for accuracy).
+    `p`           of the decision that the data favour, see `verdicts`; `adjusted` is after Holm's correction.
+    `outcome`     "supported", "contradicted", "no difference found" ("no equivalence shown" where that is
+                  the claim) or "not enough runs yet".
+    `published`   the paper's figure in the same units, or None.
+    """
+
+    kind: str
+    arms: tuple[str, ...]
+    difference: Difference
+    p: float
+    adjusted: float
+    outcome: str
+    sentence: str
+    published: float | None = None
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Mean, sd (n - 1) and 95 % t-interval of the values."""
+    array = np.asarray(list(values), np.float64)
+    n = len(array)
+    mean = float(array.mean()) if n else math.nan
+    if n < 2:
+        return Estimate(n, mean, math.nan, math.nan, math.nan)
+    sd = float(array.std(ddof=1))
+    if sd < 1e-9 * np.abs(array).max():  # equal but for rounding
+        sd = 0.0
+    half = _critical(n - 1, ALPHA) * sd / math.sqrt(n)
+    return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def paired(a: Values, b: Values) -> dict[int, float]:
+    """The differences a - b for the seeds that both have; a difference that is only rounding is 0."""
+    seeds = sorted(a.keys() & b.keys())
+    equal = {seed: math.isclose(a[seed], b[seed], rel_tol=1e-12) for seed in seeds}
+    return {seed: 0.0 if equal[seed] else a[seed] - b[seed] for seed in seeds}
+
+
+def difference(a: Values, b: Values) -> Difference:
+    """The mean of a - b over the seeds that both have, its 95 % t-interval and paired t-test."""
+    return _test(paired(a, b).values())
+
+
+def _test(differences: Iterable[float]) -> Difference:
+    e = estimate(differences)
+    if e.n < 2:
+        return Difference(e.n, e.mean, e.sd, e.low, e.high, math.nan, math.nan)
+    p = 2 * _below(-abs(e.mean), e.sd, e.n)
+    findable = _findable(e.n) * e.sd if e.sd else math.nan
+    return Difference(e.n, e.mean, e.sd, e.low, e.high, p, findable)
+
+
+def _below(mean: float, sd: float, n: int) -> float:
+    """One-sided p of "the true mean is below 0"."""
+    from scipy.special import stdtr
+
+    if sd == 0:
+        return 0.5 if mean == 0 else 0.5**n if mean < 0 else 1 - 0.5**n
+    return float(stdtr(n - 1, mean / sd * math.sqrt(n)))
+
+
+def _critical(degrees: int, alpha: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 1 - alpha / 2))
+
+
+def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+    """The chance that a two-sided paired t-test of n seeds finds a true mean difference of `effect`.
+
+    `sd` is that of the paired differences. Noncentral t; ValueError for n < 2 or sd <= 0.
+    """
+    from scipy.special import nctdtr
+
+    if n < 2 or not sd > 0:
+        raise ValueError(f"power needs at least 2 seeds and a positive sd; got n={n}, sd={sd}")
+    critical, shift = _critical(n - 1, alpha), abs(effect) / sd * math.sqrt(n)
+    wrong_side = np.nan_to_num(nctdtr(n - 1, shift, -critical))  # nan now and then below 1e-16
+    return float(1 - nctdtr(n - 1, shift, critical) + wrong_side)
+
+
+@functools.cache
+def _findable(n: int) -> float:
+    """The effect, in sd of the differences, that n seeds find with the power POWER."""
+    from scipy.optimize import brentq
+
+    return float(brentq(lambda effect: power(effect, 1.0, n) - POWER, 0.0, 30.0 / math.sqrt(n)))  # pyrefly: ignore
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: monotone in p and at most 1."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def scale(metric: str) -> float:
+    """What a metric is multiplied with in print: an accuracy is a fraction on disk, a percentage here."""
+    return 100.0 if metric.endswith("accuracy") else 1.0
+
+
+def number(metric: str, value: float, sign: bool = False) -> str:
+    """A value in print, with `sign` a difference: accuracies to .01, NLL to .001, others to 3 digits."""
+    if not math.isfinite(value):
+        return "–"
+    other = "#.3g" if value else ".0f"
+    form = ".2f" if metric.endswith("accuracy") else ".3f" if metric == "nll" else other
+    return f"{value:{'+' if sign else ''}{form}}".rstrip(".")
+
+
+def quantity(count: float) -> str:
+    """A count to 3 digits, with k, M or G."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:#.3g}".rstrip(".") + f" {letter}"
+    return f"{count:g}" if math.isfinite(count) else "–"
+
+
+def unit(metric: str) -> str:
+    """What follows a printed difference."""
+    return " points" if metric.endswith("accuracy") else ""
+
+
+def interval(metric: str, value: Estimate | Difference, sign: bool = False) -> str:
+    """`mean [low, high]`, the interval left out where there is none."""
+    mean, low, high = (number(metric, x, sign) for x in (value.mean, value.low, value.high))
+    return mean if math.isnan(value.low) else f"{mean} [{low}, {high}]"
+
+
+def amount(metric: str, value: Difference, sign: bool = False) -> str:
+    """`mean unit [low, high]`."""
+    mean, space, bounds = interval(metric, value, sign).partition(" ")
+    return f"{mean}{unit(metric)}{space}{bounds}"
+
+
+def p_text(p: float) -> str:
+    return "–" if math.isnan(p) else "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Verdict]:
+    """One verdict for each primary contrast, in the claim's order.
+
+    Each contrast gives a p for the decision that the data favour:
+
+    greater     the paired two-sided t-test; the sign of the mean is for or against the claim.
+    trend       the same test of the slopes against x: least squares, one slope a seed that all arms have.
+    equivalent  two one-sided tests (TOST): "inside the margin" has the larger p of the two, "outside" the
+                smaller p of the two opposite tests, which is 1 minus the former. The smaller one decides. For
+                any true difference only one decision can be wrong, so each is made at the full level.
+
+    Holm runs over the p of all contrasts with at least two seeds. An adjusted p below .05 is "supported" or
+    "contradicted", by the side that the data favour; otherwise it is "no difference found" ("no equivalence
+    shown").
+
+    Args:
+      claim: its "metric" and "contrasts" are read.
+      values: arm -> seed -> value as in a row; scaled here to what is printed, in which margins are given.
+
+    Raises ValueError for an unknown kind of contrast.
+    """
+    metric = claim["metric"]
+    printed = {arm: {seed: scale(metric) * value for seed, value in of_seed.items()} for arm, of_seed in values.items()}
+    for contrast in claim["contrasts"]:
+        if contrast["kind"] not in KINDS:
+            raise ValueError(f"no contrast of the kind {contrast['kind']!r}; allowed: {', '.join(KINDS)}")
+    found = [
+        KINDS[contrast["kind"]](contrast, [printed.get(arm, {}) for arm in contrast["arms"]])
+        for contrast in claim["contrasts"]
+    ]
+    tested = [index for index, (measured, _, _) in enumerate(found) if measured.n >= 2]
+    adjusted = dict(zip(tested, holm([found[index][1] for index in tested]), strict=True))
+    made = []
+    for index, (contrast, (measured, p, agrees)) in enumerate(zip(claim["contrasts"], found, strict=True)):
+        kind, holm_p = contrast["kind"], adjusted.get(index, math.nan)
+        if index not in adjusted:
+            outcome = "not enough runs yet"
+        elif holm_p < ALPHA:
+            outcome = "supported" if agrees else "contradicted"
+        else:
+            outcome = "no equivalence shown" if kind == "equivalent" else "no difference found"
+        sentence = _sentence(metric, contrast, measured, outcome, holm_p, len(tested))
+        arms, published = tuple(contrast["arms"]), contrast.get("published")
+        made.append(Verdict(kind, arms, measured, p, holm_p, outcome, sentence, published))
+    return made
+
+
+def _greater(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
+    measured = difference(*arms)
+    return measured, measured.p, measured.mean > 0
+
+
+def _trend(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
+    x = np.asarray(contrast["x"], np.float64)
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    rises = [paired(arm, arms[0]) for arm in arms]
+    seeds = sorted(set.intersection(*map(set, rises)))
+    measured = _test(float(weights @ np.array([rise[seed] for rise in rises])) for seed in seeds)
+    return measured, measured.p, measured.mean * contrast["sign"] > 0
+
+
+def _equivalent(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
+    measured, margin = difference(*arms), contrast["margin"]
+    if measured.n < 2:
+        return measured, math.nan, False
+    mean, sd, n = measured.mean, measured.sd, measured.n
+    inside = max(_below(mean - margin, sd, n), _below(-margin - mean, sd, n))
+    outside = min(_below(margin - mean, sd, n), _below(mean + margin, sd, n))
+    return measured, min(inside, outside), inside < outside
+
+
+KINDS = {"greater": _greater, "trend": _trend, "equivalent": _equivalent}
+"""Kind of contrast -> its test: what was measured, p of the favoured decision, is that the claim's?"""
+
+
+def _sentence(
+    metric: str, contrast: Mapping[str, Any], measured: Difference, outcome: str, holm_p: float, tests: int
+) -> str:
+    kind, arms = contrast["kind"], contrast["arms"]
+    first, last, up = arms[0], arms[-1], measured.mean > 0
+    if outcome == "not enough runs yet":
+        return f"Not enough runs yet: seeds finished in each of {', '.join(arms)}: {measured.n} (2 needed)."
+    decided = outcome in ("supported", "contradicted")
+    words = metric.replace("_", " ")
+    if kind == "equivalent":
+        margin = f"{contrast['margin']:g}{unit(metric)}"
+        where = ("inside" if outcome == "supported" else "outside") if decided else "not shown to lie inside"
+        fact = f"{first} - {last} = {amount(metric, measured, sign=True)}, {where} ±{margin}"
+    elif kind == "trend":
+        slope = amount(metric, measured, sign=True)
+        moves = f"{words} {'rises' if up else 'falls'} from {first} to {last}, slope"
+        fact = f"{moves} {slope}" if decided else f"{words} from {first} to {last}: slope {slope}"
+    elif decided:
+        winner, loser, gap = (first, last, measured) if up else (last, first, _reverse(measured))
+        fact = f"{winner} exceeds {loser} by {amount(metric, gap)}" + ("" if unit(metric) else f" in {words}")
+    else:
+        fact = f"{first} - {last} = {amount(metric, measured, sign=True)}"
+    p = "p < 0.0001" if holm_p < 1e-4 else f"p = {p_text(holm_p)}"
+    sentence = f"{outcome.capitalize()} within this budget: {fact}, {p}{' (Holm)' if tests > 1 else ''}"
+    if outcome == "no difference found" and measured.findable > 0:
+        what = "slope" if kind == "trend" else "difference"
+        findable = f"a true {what} of {number(metric, measured.findable)}{unit(metric)}"
+        sentence += f"; these {measured.n} seeds would find {findable} with 80 % power"
+    return sentence + "."
+
+
+def _reverse(value: Difference) -> Difference:
+    return replace(value, mean=-value.mean, low=-value.high, high=-value.low)

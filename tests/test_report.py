@@ -1,0 +1,508 @@
+"""The report of synthetic workdirs: rows made here, of no training, so that every number is known."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from mnet_jax import report, results
+from mnet_jax.results import Arm, Job, Run, Sweep
+
+COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
+CONFIG = {
+    "task": "classification",
+    "model.name": "d17",
+    "train.epochs": 30,
+    "optim.lr": 0.6,
+    "data.flip": False,
+}
+CLAIM = {
+    "text": "A linear bottleneck is more accurate than one with ReLU6.",
+    "source": "Sandler et al. 2018, Figure 6a",
+    "published": "71.05 against 70.43 % ImageNet top-1",
+    "metric": "accuracy",
+    "contrasts": [{"kind": "greater", "arms": ["linear", "relu6"], "published": 0.62}],
+}
+TOP = {"linear": 0.978, "relu6": 0.969, "relu": 0.971, "none": 0.94, "relu6@lr0.6": 0.967}
+
+
+def make_sweep(*arms, seeds=range(12), **changes):
+    """A plan with one job a run; the first arm is the baseline."""
+    runs = [Run(f"{arm.name}-s{seed}", arm.name, seed) for seed in seeds for arm in arms]
+    made = Sweep(
+        experiment="v2_linear_bottleneck",
+        scale="digits",
+        mode="train",
+        title="Linear against rectified bottlenecks (synthetic rows)",
+        command="python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py",
+        config=CONFIG,
+        claim=CLAIM,
+        arms=arms,
+        jobs=tuple(Job(f"{index:03d}", "1a2b3c4d", (run,)) for index, run in enumerate(runs)),
+    )
+    return replace(made, **changes)
+
+
+def arm(name, lr=0.6, twin_of="", cost=COST):
+    overrides = {"model.project_act": (twin_of or name).split("@")[0], "optim.lr": lr}
+    return Arm(name, overrides, lr, twin_of, cost)
+
+
+def make_row(sweep, run, metrics, **changes):
+    of = sweep.arm(run.arm)
+    row = {
+        "experiment": sweep.experiment,
+        "scale": sweep.scale,
+        "run": run.name,
+        "arm": run.arm,
+        "seed": run.seed,
+        "lr": of.lr,
+        "overrides": of.overrides,
+        "program": "1a2b3c4d",
+        "data": {
+            "source": "digits",
+            "fingerprint": "0123456789ab",
+            "split": "600 training images, 1197 held out",
+        },
+        "classes": 10,
+        "versions": {"mnet_jax": "0.1.0", "jax": "0.10.2", "python": "3.11.7", "commit": "abc1234"},
+        "device": {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1},
+        "cost": {name: value for name, value in of.cost.items() if name != "images"},
+        "metrics": metrics,
+        "diverged_at": None,
+        "timing": {"start": 0.5, "compile": 2.0, "steps": 5.0, "evaluation": 0.3, "writing": 0.2},
+    }
+    return row | changes
+
+
+def make_metrics(run):
+    rng = np.random.default_rng([run.seed, *run.arm.encode()])
+    accuracy = round(rng.normal(TOP.get(run.arm, 0.97), 0.005) * 1197) / 1197
+    return {"accuracy": accuracy, "nll": 4 * (1 - accuracy), "train_loss": 0.01, "train_accuracy": 1.0}
+
+
+def make_curve(metrics):
+    for epoch in range(1, 31):
+        line = {
+            "epoch": epoch,
+            "step": 10 * epoch,
+            "lr": 0.5,
+            "train_loss": 2.3 * 0.85**epoch,
+            "train_accuracy": 0.9,
+        }
+        if epoch % 6 == 0:
+            line |= {"accuracy": metrics["accuracy"] - 0.5 * 0.85**epoch, "nll": 0.3}
+        yield line
+
+
+def write_workdir(workdir, sweep, done=None, change=lambda row: row, metrics=make_metrics):
+    """Writes a plan and the first `done` rows of it; returns the rows."""
+    results.write_sweep(workdir, sweep)
+    rows = []
+    for run in sweep.runs[:done]:
+        row = change(make_row(sweep, run, metrics(run)))
+        results.write_row(workdir, row)
+        if "accuracy" in row["metrics"]:
+            lines = "".join(json.dumps(line) + "\n" for line in make_curve(row["metrics"]))
+            results.write_atomic(results.run_dir(workdir, run.name) / "metrics.jsonl", lines)
+        rows.append(row)
+    return rows
+
+
+def values(rows, arm, metric="accuracy", factor=100):
+    return {row["seed"]: factor * row["metrics"][metric] for row in rows if row["arm"] == arm}
+
+
+def paired(rows, a, b, metric="accuracy", factor=100):
+    x, y = values(rows, a, metric, factor), values(rows, b, metric, factor)
+    return np.array([x[seed] - y[seed] for seed in sorted(x.keys() & y.keys())])
+
+
+def t_interval(array):
+    low, high = scipy_stats.ttest_1samp(array, 0).confidence_interval(0.95)
+    return np.mean(array), low, high
+
+
+def rendered(workdir):
+    """The summary, and its text, Markdown and page (without pictures, which take their time)."""
+    summary = report.summarize(workdir)
+    return summary, report.to_text(summary), report.to_markdown(summary), report.to_html(summary, ())
+
+
+THREE = (arm("linear"), arm("relu6"), arm("relu"))
+
+
+def test_all_renderers_say_the_same_numbers(tmp_path):
+    """Recomputed here from the rows, with scipy."""
+    rows = write_workdir(tmp_path, make_sweep(*THREE))
+    summary, *pages = rendered(tmp_path)
+    mean, low, high = t_interval(np.array(list(values(rows, "relu6").values())))
+    of_arm = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    mean, low, high = t_interval(paired(rows, "relu6", "linear"))
+    secondary = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    sentence = f"linear exceeds relu6 by {-mean:.2f} points [{-high:.2f}, {-low:.2f}]"
+    mean, low, high = t_interval(paired(rows, "relu6", "linear", "nll", 1))
+    nll = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    for page in pages:
+        for expected in (
+            of_arm,
+            secondary,
+            sentence,
+            nll,
+            "1.23 M",
+            "43.0 k",
+            "+0.62 points",
+            "0123456789ab",
+        ):
+            assert expected in " ".join(page.split())
+        assert "PARTIAL" not in page
+        assert "WARNING" not in page
+    assert (summary.done, summary.total) == (36, 36)
+    assert summary.metrics == ("accuracy", "nll")
+    assert summary.timing["compile"] == pytest.approx(72)
+    assert [comparison.role for comparison in summary.comparisons] == ["primary", "secondary"]
+
+
+def test_the_verdict_is_first_on_the_page_and_last_in_the_terminal(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE))
+    summary, text, markdown, html = rendered(tmp_path)
+    head = summary.verdicts[0].outcome
+    assert text.index(head.upper()) > text.index("Differences from linear") > text.index("43.0 k")
+    for page in (markdown, html):
+        assert 0 < page.lower().index(head) < page.index("43.0 k")
+
+
+def test_the_terminal_needs_100_columns_and_no_color(tmp_path):
+    long = "a_rather_long_name_of_an_arm"
+    write_workdir(tmp_path, make_sweep(*THREE, arm(long, 0.3), arm(f"{long}@lr0.6", 0.6, long)))
+    text = report.to_text(report.summarize(tmp_path))
+    assert max(map(len, text.split("\n"))) <= 100
+    assert "\x1b" not in text
+    assert "\x1b" in report.to_text(report.summarize(tmp_path), color=True)
+
+
+def test_the_files_are_what_is_rendered_the_same_each_time(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE))
+    summary = report.write(tmp_path)
+    pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
+    assert pages == [report.to_markdown(summary), report.to_html(summary, report.draw(tmp_path, summary))]
+
+
+def test_half_way_everything_renders_and_says_so(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE), done=17)
+    summary, *pages = rendered(tmp_path)
+    for page in pages:
+        assert "PARTIAL: 17 of 36 runs; numbers will change" in page
+        assert "5 of 12" in page
+    assert [arm.n for arm in summary.arms] == [6, 6, 5]
+
+
+@pytest.mark.parametrize("mode", ["train", "tune"])
+def test_before_the_first_run_ends(tmp_path, mode):
+    claim = {**CLAIM, "tune_arms": {"linear": "linear", "relu6": "relu6"}}
+    write_workdir(tmp_path, make_sweep(*THREE[:2], mode=mode, claim=claim), done=0)
+    summary, *pages = rendered(tmp_path)
+    assert all("PARTIAL: 0 of 24 runs" in page for page in pages)
+    assert [verdict.outcome for verdict in summary.verdicts] == ["not enough runs yet"] * (mode == "train")
+
+
+def test_one_seed(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=[0]))
+    summary, *pages = rendered(tmp_path)
+    assert summary.verdicts[0].outcome == "not enough runs yet"
+    assert all("Not enough runs yet" in page or "NOT ENOUGH RUNS YET" in page for page in pages)
+    assert all("nan" not in re.sub(r"[A-Za-z]nan|nan[A-Za-z]", "", page) for page in pages[:2])
+
+
+def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
+    def diverge(row):
+        if row["run"] == "relu6-s3":
+            nan = {"accuracy": math.nan, "nll": math.nan}
+            return row | {"diverged_at": 120, "metrics": row["metrics"] | nan}
+        return row
+
+    rows = write_workdir(tmp_path, make_sweep(*THREE), change=diverge)
+    summary, *pages = rendered(tmp_path)
+    of_arm = values(rows, "relu6") | {3: 10.0}
+    nll = values(rows, "relu6", "nll", 1) | {3: math.log(10)}
+    assert summary.arms[1].estimate("accuracy").mean == pytest.approx(np.mean(list(of_arm.values())))
+    assert summary.arms[1].estimate("nll").mean == pytest.approx(np.mean(list(nll.values())))
+    assert summary.arms[1].n == 12
+    for page in pages:
+        assert "relu6-s3 diverged at step 120 and counts at chance level, 10.00 %" in page
+        assert "1 diverged" in page
+
+
+def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
+    rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
+    rows[1]["diverged_at"] = 120
+    epochs_T, accuracy_ST = report._curve(tmp_path, rows, "accuracy", report.CHANCE["accuracy"])
+    assert list(epochs_T) == [6, 12, 18, 24, 30]
+    assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
+    assert accuracy_ST[1, 0] != 0.1
+    assert 0.1 not in accuracy_ST[0]
+
+
+def diverged_at_once(row):
+    bad = {"accuracy": math.nan, "nll": math.nan, "train_loss": math.nan, "train_accuracy": 0.1}
+    return row | {"diverged_at": 3, "metrics": bad} if row["arm"] == "relu6" else row
+
+
+@pytest.mark.parametrize(
+    ("seeds", "done", "change"), [([0], None, dict), (range(12), 1, dict), (range(3), 8, diverged_at_once)]
+)
+def test_pictures_of_little_or_odd_data(tmp_path, seeds, done, change):
+    """One seed, one run, an arm all of whose runs diverged: no warning, which would fail here, and no gap."""
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=seeds), done=done, change=change)
+    titles = [picture.title for picture in report.draw(tmp_path, report.summarize(tmp_path))]
+    expected = ["Learning curves", "What it costs", "Every run"]
+    assert titles == (expected if done == 1 else ["Differences from linear", *expected])
+
+
+# What must not be compared.
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (
+            {"data": {"source": "digits", "fingerprint": "ffff", "split": "x"}},
+            "other data .*'0123456789ab' and 'ffff'",
+        ),
+        ({"program": "99999999"}, "other settings .*program: '1a2b3c4d' and '99999999'"),
+        ({"lr": 0.1}, "other settings .*lr: 0.6 and 0.1"),
+        ({"overrides": {}}, "other settings .*overrides"),
+    ],
+)
+def test_rows_of_other_data_or_settings_are_refused(tmp_path, change, shown):
+    other = lambda row: row | change if row["run"] == "relu6-s1" else row  # noqa: E731
+    write_workdir(tmp_path, make_sweep(*THREE), change=other)
+    with pytest.raises(ValueError, match=f"relu6-s1 have {shown}"):
+        report.write(tmp_path)
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_a_row_without_the_metric_is_refused(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE), metrics=lambda run: {"nll": 0.1})
+    with pytest.raises(ValueError, match="linear-s0 has no accuracy"):
+        report.summarize(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (
+            {"versions": {"jax": "0.10.2", "commit": "def5678"}},
+            "differ in commit: abc1234 (18 runs), def5678 (18 runs)",
+        ),
+        (
+            {"device": {"platform": "gpu", "kind": "H200", "count": 1, "threads": 1}},
+            "differ in device kind: cpu (18",
+        ),
+    ],
+)
+def test_other_code_or_devices_are_warned_of(tmp_path, change, warning):
+    write_workdir(tmp_path, make_sweep(*THREE), change=lambda row: row | change if row["seed"] > 5 else row)
+    _, *pages = rendered(tmp_path)
+    assert all(warning in " ".join(page.split()) for page in pages)
+
+
+# Learning rates.
+
+
+def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
+    """The verdict is of relu6 at its own 0.3; relu has the baseline's rate, so no twin."""
+    arms = (arm("linear"), arm("relu6", 0.3), arm("relu"), arm("relu6@lr0.6", 0.6, "relu6"))
+    claim = {**CLAIM, "contrasts": [*CLAIM["contrasts"], {"kind": "greater", "arms": ["linear", "relu"]}]}
+    rows = write_workdir(tmp_path, make_sweep(*arms, claim=claim))
+    summary, *pages = rendered(tmp_path)
+    assert summary.verdicts[0].difference.mean == pytest.approx(paired(rows, "linear", "relu6").mean())
+    assert summary.same_lr[0] is not None
+    assert summary.same_lr[0].mean == pytest.approx(paired(rows, "linear", "relu6@lr0.6").mean())
+    assert summary.same_lr[1] is None
+    assert [comparison.role for comparison in summary.comparisons] == ["primary", "primary", "same lr"]
+    beside = paired(rows, "linear", "relu6@lr0.6").mean()
+    assert all("all at learning rate 0.6" in page and f"{beside:+.2f} points" in page for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "published"),
+    [
+        (["linear", "relu6"], {"relu6": -0.62}),
+        (["relu6", "linear"], {"relu6": 0.62}),
+        (["relu", "relu6"], {}),
+    ],
+)
+def test_the_papers_value_is_turned_to_the_baseline(tmp_path, contrast, published):
+    claim = {**CLAIM, "contrasts": [{"kind": "greater", "arms": contrast, "published": 0.62}]}
+    write_workdir(tmp_path, make_sweep(*THREE, claim=claim))
+    assert report._published(report.summarize(tmp_path)) == published
+
+
+def tune_sweep(rates=(0.1, 0.3, 0.6)):
+    names = {f"{variant}@lr{lr:g}": variant for variant in ("linear", "relu6") for lr in rates}
+    arms = [arm(name, float(name.split("@lr")[1])) for name in names]
+    return make_sweep(*arms, seeds=range(10_000, 10_003), mode="tune", claim={**CLAIM, "tune_arms": names})
+
+
+def tune_metrics(run):
+    best = {"linear@lr0.3": 0.98, "relu6@lr0.6": 0.975, "relu6@lr0.1": 0.975}.get(run.arm, 0.95)
+    nll = 0.2 if run.arm == "relu6@lr0.1" else 0.1
+    return {"accuracy": best + 0.001 * (run.seed - 10_001), "nll": nll}
+
+
+def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
+    """relu6 is as accurate at 0.1 as at 0.6, where its NLL is lower."""
+    write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
+    summary, *pages = rendered(tmp_path)
+    assert summary.tuned == {"linear": 0.3, "relu6": 0.6}
+    for page in pages:
+        assert 'TUNED_LR = {"linear": 0.3, "relu6": 0.6}' in page.replace("&#34;", '"')
+        assert "relu6: the best learning rate, 0.6, is the highest" in page
+        assert "linear: the best" not in page
+        assert "Verdict" not in page
+    (table,) = report.tables(summary)
+    assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
+    assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
+
+
+def test_half_a_tuning_names_no_rate(tmp_path):
+    write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics, done=17)
+    summary, *pages = rendered(tmp_path)
+    assert not summary.tuned
+    assert all("PARTIAL: 17 of 18" in page and "TUNED_LR" not in page for page in pages)
+
+
+def test_many_tuned_rates_are_one_a_line(tmp_path):
+    write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
+    many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
+    lines = report.tuned_lines(many)
+    assert lines.count("\n") == 10
+    scope = {}
+    exec(lines, scope)
+    assert scope["TUNED_LR"] == many.tuned
+
+
+# Other tasks, odd names, the page itself.
+
+
+def test_a_task_that_trains_nothing(tmp_path):
+    arms = [Arm(f"dim={dim}", {"spiral.dim": dim}, 0.045) for dim in (2, 3, 5)]
+    names = [arm.name for arm in arms]
+    trend = {"kind": "trend", "arms": names, "x": [2, 3, 5], "sign": -1, "published": None}
+    claim = {"metric": "collapsed", "text": "Fewer collapse in more dimensions.", "contrasts": [trend]}
+    config = {"task": "spiral", "spiral.dim": 2, "spiral.points": 1000}
+    sweep = make_sweep(*arms, config=config, claim=claim, seeds=range(5))
+
+    def metrics(run):
+        dim = int(run.arm[4:])
+        others = dict.fromkeys(("all_zero", "readout_error", "pinv_error", "pinv_error_raw"), 1 / dim)
+        return {**others, "collapsed": (dim + 1) / 2**dim + 0.001 * run.seed / dim}
+
+    write_workdir(tmp_path, sweep, metrics=metrics, change=lambda row: row | {"data": {}, "classes": 0})
+    angle = np.linspace(0, 9, 50)[:, None]
+    spiral = angle * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    for name in names:
+        results.write_arrays(tmp_path, f"{name}-s0", {"input": spiral, "output": np.maximum(spiral, 0)})
+    summary, text, *_ = rendered(tmp_path)
+    assert summary.metrics == ("collapsed", "all_zero", "readout_error", "pinv_error", "pinv_error_raw")
+    assert summary.verdicts[0].outcome == "supported"
+    assert summary.settings == {"spiral.points": 1000}
+    mean, low, high = t_interval(np.array([0.75 + 0.0005 * seed for seed in range(5)]))
+    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in text, "numbers are not broken over lines, headers are"
+    assert {"readout", "pinv", "raw", "zero"} <= set(text.split())
+    assert "params" not in text
+    assert "accuracy" not in text
+    pictures = report.draw(tmp_path, summary)
+    assert [picture.title for picture in pictures] == ["Differences from dim=2", "Every run", "The spiral"]
+    assert pictures[2].svg.count("Output/dim=") == 3
+
+
+def test_an_experiment_without_a_claim(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE, claim={}))
+    summary, *pages = rendered(tmp_path)
+    assert summary.verdicts == ()
+    assert all("verdict" not in page.replace("is in the verdict", "").lower() for page in pages)
+
+
+class Page(HTMLParser):
+    """Tags and the attributes that load something."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.loads = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE))
+    report.write(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("svg") == 4
+    assert all(target.startswith("#") for target in page.loads)
+    assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)]*)", html))
+    assert "@import" not in html
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names)) > 0
+    assert {target[1:] for target in page.loads} <= set(names)
+
+
+def test_names_are_escaped(tmp_path):
+    name = "<b>bold"
+    claim = {**CLAIM, "text": "<script>alert(1)</script>", "contrasts": []}
+    write_workdir(tmp_path, make_sweep(arm("linear"), arm(name), claim=claim, title="a <i>title"))
+    report.write(tmp_path)
+    _, text, markdown, _ = rendered(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert not {"b", "i", "script"} & set(Page(html).tags)
+    assert "&lt;b&gt;bold" in html
+    assert name in text
+    assert name not in markdown
+
+
+def test_equal_costs_do_not_hide_one_another():
+    from mnet_jax import figures, stats
+
+    costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
+    figure = figures.accuracy_vs_cost(costs, "accuracy, %")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        markers = [line for line in axes.lines if line.get_marker() == "o"]
+        pixels = sorted(line.get_transform().transform(line.get_xydata())[0, 0] for line in markers)
+        assert len(pixels) == 4
+        assert min(np.diff(pixels)) > markers[0].get_markersize() * figure.dpi / 72
+        assert axes.bbox.x0 < pixels[0] < pixels[-1] < axes.bbox.x1
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    import matplotlib
+
+    from mnet_jax import figures
+
+    with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        figures.svg(figures.seeds({"a": [1.0, 2.0]}, "accuracy"))
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_importing_the_report_is_cheap():
+    heavy = ("jax", "matplotlib", "scipy", "jinja2", "rich", "sklearn", "PIL")
+    code = f"import sys, mnet_jax.report; print([name for name in {heavy} if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    root = Path(report.__file__).parent.parent
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

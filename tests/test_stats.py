@@ -1,0 +1,294 @@
+"""Statistics against scipy and by hand, and the rate of false verdicts by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from mnet_jax import stats
+
+
+def by_seed(values):
+    return dict(enumerate(map(float, values)))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20180113)
+
+
+def greater(*arms, **more):
+    return {"kind": "greater", "arms": list(arms), **more}
+
+
+def equivalent(*arms, margin):
+    return {"kind": "equivalent", "arms": list(arms), "margin": margin}
+
+
+def claim(*contrasts, metric="accuracy"):
+    return {"metric": metric, "contrasts": list(contrasts)}
+
+
+# Intervals and paired tests.
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_estimate_is_the_t_interval(rng, n):
+    values = rng.normal(97, 0.5, n)
+    found = stats.estimate(values)
+    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.n, found.mean, found.sd) == (
+        n,
+        pytest.approx(np.mean(values)),
+        pytest.approx(np.std(values, ddof=1)),
+    )
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_estimate_of_one_value_has_no_interval():
+    one = stats.estimate([3.0])
+    assert (one.n, one.mean) == (1, 3.0)
+    assert all(map(math.isnan, (one.sd, one.low, one.high)))
+    assert math.isnan(stats.estimate([]).mean)
+
+
+def test_difference_is_the_paired_t_test(rng):
+    a, b = rng.normal(98, 0.5, 12), rng.normal(97, 0.8, 12)
+    found = stats.difference(by_seed(a), by_seed(b))
+    expected = scipy_stats.ttest_rel(a, b)
+    low, high = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.sd == pytest.approx(np.std(a - b, ddof=1))
+
+
+def test_difference_pairs_by_seed_and_leaves_out_what_one_arm_lacks():
+    a = {0: 5.0, 1: 6.0, 3: 9.0, 7: 1.0}
+    b = {7: 0.5, 3: 7.0, 2: 100.0, 1: 5.0}
+    assert stats.paired(a, b) == {1: 1.0, 3: 2.0, 7: 0.5}
+    assert stats.difference(a, b).n == 3
+    assert stats.difference(a, b).mean == pytest.approx(3.5 / 3)
+
+
+def test_difference_of_one_pair_has_no_test():
+    found = stats.difference({0: 1.0}, {0: 0.25, 1: 3.0})
+    assert (found.n, found.mean) == (1, 0.75)
+    assert all(map(math.isnan, (found.sd, found.low, found.high, found.p, found.findable)))
+
+
+def test_equal_arms_differ_by_nothing_even_when_rounded():
+    found = stats.difference(by_seed([0.1 + 0.2] * 4), by_seed([0.3] * 4))
+    assert (found.mean, found.sd, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
+    assert math.isnan(found.findable)
+
+
+@pytest.mark.parametrize(("n", "p"), [(2, 0.5), (6, 0.03125)])
+def test_differences_all_the_same_are_tested_by_their_signs(n, p):
+    """A t-test would say p = 0 here, even of two seeds that happen to differ by one image each."""
+    b = 0.11 * np.arange(1, n + 1)
+    found = stats.difference(by_seed(b + 0.01), by_seed(b))  # equal but for rounding
+    assert found.sd == 0
+    assert found.p == pytest.approx(p)
+    assert found.low == found.high == pytest.approx(0.01)
+
+
+# Power.
+
+
+def test_power_of_a_known_case():
+    assert stats.power(0.77, 0.81, 12) == pytest.approx(0.85, abs=0.005)
+    assert stats.power(0.77, 0.81, 8) == pytest.approx(0.63, abs=0.01)
+    assert stats.power(0, 1, 12) == pytest.approx(0.05)
+    assert stats.power(-2, 1, 5) == stats.power(2, 1, 5)
+
+
+def test_power_by_simulation(rng):
+    differences = rng.normal(0.77, 0.81, (20_000, 12))
+    t = differences.mean(1) / (differences.std(1, ddof=1) / math.sqrt(12))
+    found = np.mean(np.abs(t) > scipy_stats.t.ppf(0.975, 11))
+    assert stats.power(0.77, 0.81, 12) == pytest.approx(found, abs=4 * math.sqrt(0.85 * 0.15 / 20_000))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12, 200])
+def test_findable_has_80_percent_power(rng, n):
+    found = stats.difference(by_seed(rng.normal(1, 0.8, n)), by_seed(np.zeros(n)))
+    assert stats.power(found.findable, found.sd, n) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("sd", "n"), [(0, 12), (1, 1)])
+def test_power_refuses_what_has_no_test(sd, n):
+    with pytest.raises(ValueError, match="at least 2 seeds and a positive sd"):
+        stats.power(1, sd, n)
+
+
+# Holm.
+
+
+def test_holm_by_hand():
+    """Sorted .01 .02 .03 .04 times 4 3 2 1 is .04 .06 .06 .04, and never less than the one before."""
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert stats.holm([0.03]) == [0.03]
+    assert stats.holm([]) == []
+
+
+# Verdicts.
+
+
+def test_greater_is_decided_by_the_sign(rng):
+    values = {"linear": by_seed(rng.normal(0.98, 0.004, 12)), "relu6": by_seed(rng.normal(0.97, 0.004, 12))}
+    (right,) = stats.verdicts(claim(greater("linear", "relu6", published=0.62)), values)
+    (wrong,) = stats.verdicts(claim(greater("relu6", "linear")), values)
+    assert (right.outcome, wrong.outcome) == ("supported", "contradicted")
+    assert right.published == 0.62
+    points = 100 * np.mean([values["linear"][seed] - values["relu6"][seed] for seed in range(12)])
+    assert right.difference.mean == pytest.approx(points) == -wrong.difference.mean
+    assert right.sentence.startswith(f"Supported within this budget: linear exceeds relu6 by {points:.2f} points [")
+    assert wrong.sentence.startswith(f"Contradicted within this budget: linear exceeds relu6 by {points:.2f} points")
+    assert "Holm" not in right.sentence
+
+
+def test_a_null_result_says_what_could_have_been_found(rng):
+    values = {"a": by_seed(rng.normal(0.97, 0.01, 12)), "b": by_seed(rng.normal(0.97, 0.01, 12))}
+    (verdict,) = stats.verdicts(claim(greater("a", "b")), values)
+    assert verdict.outcome == "no difference found"
+    assert "No difference found within this budget" in verdict.sentence
+    assert f"12 seeds would find a true difference of {verdict.difference.findable:.2f} points" in verdict.sentence
+
+
+def test_holm_runs_over_the_contrasts_that_have_data():
+    """.03 alone would be supported; beside another test it is .06. A contrast without runs takes no part."""
+    spread = np.array([-1.0, 0.0, 1.0, 2.0, -2.0])
+    shift = scipy_stats.t.isf(0.015, 4) * spread.std(ddof=1) / math.sqrt(5)
+    values = {"base": by_seed(np.zeros(5)), "up": by_seed(spread + shift), "same": by_seed(spread)}
+    first, second, third = stats.verdicts(
+        claim(greater("up", "base"), greater("same", "base"), greater("missing", "base"), metric="score"),
+        values,
+    )
+    assert (first.p, first.adjusted) == (pytest.approx(0.03), pytest.approx(0.06))
+    assert first.outcome == second.outcome == "no difference found"
+    assert "(Holm)" in first.sentence
+    assert third.outcome == "not enough runs yet"
+    assert math.isnan(third.adjusted)
+    (alone,) = stats.verdicts(claim(greater("up", "base"), metric="score"), values)
+    assert (alone.adjusted, alone.outcome) == (pytest.approx(0.03), "supported")
+
+
+def test_one_seed_is_not_enough():
+    for contrast in (greater("a", "b"), equivalent("a", "b", margin=1), trend("a", "b")):
+        (verdict,) = stats.verdicts(claim(contrast), {"a": {0: 0.9, 1: 0.9}, "b": {1: 0.8}})
+        assert verdict.outcome == "not enough runs yet"
+        assert "seeds finished in each of a, b: 1" in verdict.sentence
+
+
+def test_equivalence_is_two_one_sided_tests(rng):
+    """Against scipy's one-sided tests, and its mirror image where the difference is outside the margin."""
+    d = rng.normal(0.1, 0.3, 10)
+    values = {"a": by_seed(d), "b": by_seed(np.zeros(10)), "far": by_seed(d + 2), "near": by_seed(d - 0.5)}
+
+    def tost(differences):
+        return max(
+            scipy_stats.ttest_1samp(differences, 0.5, alternative="less").pvalue,
+            scipy_stats.ttest_1samp(differences, -0.5, alternative="greater").pvalue,
+        )
+
+    def judge(*arms):
+        return stats.verdicts(claim(equivalent(*arms, margin=0.5), metric="score"), values)[0]
+
+    inside, outside, unclear = judge("a", "b"), judge("b", "far"), judge("near", "b")
+    assert inside.outcome == "supported"
+    assert inside.p == pytest.approx(tost(d))
+    assert "inside ±0.5" in inside.sentence
+    assert outside.outcome == "contradicted"
+    assert outside.p == pytest.approx(scipy_stats.ttest_1samp(-d - 2, -0.5, alternative="less").pvalue)
+    assert outside.p == pytest.approx(1 - tost(-d - 2), abs=1e-12)
+    assert unclear.outcome == "no equivalence shown"
+
+
+def test_equivalence_margin_is_in_points():
+    values = {"a": by_seed([0.980, 0.981, 0.982, 0.981]), "b": by_seed([0.981, 0.981, 0.981, 0.981])}
+    assert stats.verdicts(claim(equivalent("a", "b", margin=0.5)), values)[0].outcome == "supported"
+    assert stats.verdicts(claim(equivalent("a", "b", margin=0.005)), values)[0].outcome == "no equivalence shown"
+
+
+@pytest.mark.parametrize(("b", "outcome"), [(0.0, "supported"), (0.5, "no equivalence shown"), (2.0, "contradicted")])
+def test_equivalence_without_spread(b, outcome):
+    values = {"a": by_seed([0.0] * 6), "b": by_seed([b] * 6)}
+    (verdict,) = stats.verdicts(claim(equivalent("a", "b", margin=0.5), metric="score"), values)
+    assert verdict.outcome == outcome
+
+
+def trend(*arms, sign=1):
+    return {"kind": "trend", "arms": list(arms), "x": [1, 2, 4][: len(arms)], "sign": sign}
+
+
+def test_trend_is_a_test_of_least_squares_slopes(rng):
+    x = np.array([1, 2, 4])
+    y = 3.0 - 0.2 * x[:, None] + rng.normal(0, 0.1, (3, 8))
+    values = {name: by_seed(row) for name, row in zip("abc", y, strict=True)}
+    falls, rises = (
+        stats.verdicts(claim(trend("a", "b", "c", sign=sign), metric="error"), values)[0] for sign in (-1, 1)
+    )
+    slopes = np.polyfit(x, y, 1)[0]
+    assert falls.difference.mean == pytest.approx(slopes.mean())
+    assert falls.p == pytest.approx(scipy_stats.ttest_1samp(slopes, 0).pvalue)
+    assert (falls.outcome, rises.outcome) == ("supported", "contradicted")
+    assert "error falls from a to c" in falls.sentence
+
+
+def test_trend_needs_a_seed_in_every_arm(rng):
+    values = {name: by_seed(rng.normal(0, 1, 5)) for name in "abc"}
+    del values["b"][3]
+    assert stats.verdicts(claim(trend("a", "b", "c"), metric="error"), values)[0].difference.n == 4
+
+
+def test_trend_of_equal_arms_is_flat_even_when_rounded():
+    values = {"a": by_seed([0.3] * 12), "b": by_seed([0.1 + 0.2] * 12), "c": by_seed([0.3] * 12)}
+    (verdict,) = stats.verdicts(claim(trend("a", "b", "c"), metric="error"), values)
+    assert (verdict.outcome, verdict.p, verdict.difference.mean) == ("no difference found", 1, 0)
+
+
+def test_a_misspelt_kind_is_refused():
+    with pytest.raises(ValueError, match=r"'bigger'; allowed: greater, trend, equivalent"):
+        stats.verdicts(claim({"kind": "bigger", "arms": ["a", "b"]}), {})
+
+
+# How often the verdicts are wrong.
+
+TRIALS = 4000
+BOUND = 4 * math.sqrt(0.05 * 0.95 / TRIALS)
+
+
+def test_interval_covers_the_truth_95_times_in_100(rng):
+    found = [stats.estimate(values) for values in rng.normal(1, 2, (TRIALS, 5))]
+    assert np.mean([e.low < 1 < e.high for e in found]) == pytest.approx(0.95, abs=BOUND)
+
+
+def test_an_arm_against_itself_differs_5_times_in_100(rng):
+    pairs = rng.normal(0, 1, (TRIALS, 2, 6))
+    found = [stats.difference(by_seed(a), by_seed(b)).p < stats.ALPHA for a, b in pairs]
+    assert np.mean(found) == pytest.approx(0.05, abs=BOUND)
+
+
+def test_any_false_verdict_among_three_contrasts_5_times_in_100(rng):
+    contrasts = claim(greater("a", "b"), greater("c", "d"), trend("e", "f", "g"), metric="score")
+    arms = rng.normal(0, 1, (TRIALS, 7, 6))
+    wrong = [
+        any(
+            verdict.outcome in ("supported", "contradicted")
+            for verdict in stats.verdicts(contrasts, dict(zip("abcdefg", map(by_seed, trial), strict=True)))
+        )
+        for trial in arms
+    ]
+    assert np.mean(wrong) == pytest.approx(0.05, abs=BOUND)
+
+
+@pytest.mark.parametrize("wrong", ["supported", "contradicted"])
+def test_equivalence_at_its_margin_errs_5_times_in_100(rng, wrong):
+    contrasts = claim(equivalent("a", "b", margin=0.5), metric="score")
+    judged = [
+        stats.verdicts(contrasts, {"a": by_seed(values), "b": by_seed(np.zeros(30))})[0].outcome
+        for values in rng.normal(0.5, 0.5, (TRIALS, 30))
+    ]
+    assert judged.count(wrong) / TRIALS == pytest.approx(0.05, abs=BOUND)
