@@ -1,0 +1,76 @@
+"""Imports go down only. The layers: words, parts, sums, loop, words out, door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "mnet_jax"
+
+WORDS = {"config", "models.specs", "results", "stats"}
+PARTS = {"ops": set(), "models": {"ops"}, "data": set(), "optim": set(), "tasks": set(), "figures": set()}
+ALLOWED = {
+    "cost": {"models"},
+    "step": {"models", "tasks", "optim", "data"},
+    "sweep": {"cost", "data"},
+    "checkpoint": set(),
+    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks"},
+    "workers": set(),
+    "report": {"figures"},
+    "main": {"sweep", "workers", "train", "report"},
+}
+WORDS_KNOW = {"config": {"models.specs"}, "models.specs": set(), "results": set(), "stats": set()}
+
+
+def modules():
+    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+
+
+def name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path):
+    """The project's modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mnet_jax":
+            base = node.module.removeprefix("mnet_jax").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                yield full if (ROOT / (full.replace(".", "/") + ".py")).exists() or not base else base
+
+
+def room(module):
+    return module if module in WORDS else module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_imports_go_down_only(path):
+    mine = name(path)
+    allowed = WORDS_KNOW[mine] if mine in WORDS else WORDS | (PARTS | ALLOWED)[room(mine)] | {room(mine)}
+    for module in imports(path):
+        assert room(module) in allowed, f"{mine} imports {module}"
+
+
+def test_every_room_has_a_layer():
+    assert {room(name(path)) for path in modules()} == WORDS | PARTS.keys() | ALLOWED.keys()
+
+
+@pytest.mark.parametrize("module", sorted(WORDS))
+def test_words_know_no_jax(module):
+    path = ROOT / (module.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(imported.split(".")[0] in ("jax", "flax", "optax") for imported in names)
+
+
+def test_experiments_import_only_config(experiments):
+    for path in experiments.glob("*.py"):
+        assert set(imports(path)) <= {"config"}, path.name
+
+
+def test_only_report_makes_pictures():
+    for path in modules():
+        if name(path) != "figures":
+            assert "matplotlib" not in path.read_text(), name(path)
