@@ -12,6 +12,6 @@ def build(model: Any, rngs: "nnx.Rngs") -> "MobileNet":
     """Builds the network of `cfg.model`; ValueError where its knobs do not go together."""
     from mnet_jax.models import init, mobilenet, specs  # specs need no jax, and --help should be quick
 
-    network = mobilenet.MobileNet(specs.network(model), model.formulation)
+    network = mobilenet.MobileNet(specs.network(model))
     init.initialize(network, rngs.params(), model.init)
     return network

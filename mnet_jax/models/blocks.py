@@ -4,64 +4,10 @@ Shape letters: B images, H W height and width, C channels in or out, E expanded 
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from mnet_jax.models.init import INITS, kernel
+from mnet_jax.models.layers import Bounds, ConvNorm
 from mnet_jax.models.specs import ACTIVATIONS, Block, Network
-from mnet_jax.ops import depthwise, norm, pointwise
-from mnet_jax.ops.depthwise import pads
-
-Bounds = tuple[float | jax.Array, float | jax.Array]
-
-
-class ConvNorm(nnx.Module):
-    """Convolution without bias, batch norm, activation.
-
-    `kind` is "dense" (kernel KxKxIxO), "pointwise" (IxO) or "depthwise" (KxKxC). The module has Flax's switch
-    `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates `mean` and `var`.
-    """
-
-    def __init__(
-        self,
-        net: Network,
-        kind: str,
-        inputs: int,
-        outputs: int,
-        formulation: str,
-        size: int = 1,
-        stride: int = 1,
-    ):
-        shape, fan_in = {
-            "dense": ((size, size, inputs, outputs), size * size * inputs),
-            "pointwise": ((inputs, outputs), inputs),
-            "depthwise": ((size, size, outputs), size * size),
-        }[kind]
-        self.kind, self.stride, self.padding, self.formulation = kind, stride, net.padding, formulation
-        self.momentum, self.eps, self.group = net.norm_momentum, net.norm_eps, net.norm_group
-        self.use_running_average = False
-        self.kernel = kernel(shape, INITS[net.init].std(fan_in))
-        self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
-
-    def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
-        """Returns y_BHWC, clipped to `bounds` = (low, high)."""
-        kernel, way = self.kernel[...], self.formulation
-        if self.kind == "pointwise":
-            y_BHWC = pointwise.pointwise(x_BHWC, kernel, way)
-        else:
-            padding = pads(x_BHWC.shape[1:3], kernel.shape[0], self.stride, self.padding)
-            convolve = depthwise.depthwise if self.kind == "depthwise" else pointwise.dense_conv
-            y_BHWC = convolve(x_BHWC, kernel, self.stride, padding, way)
-        scale, bias, (low, high) = self.scale[...], self.bias[...], bounds
-        if self.use_running_average:
-            return norm.norm_act_inference(y_BHWC, scale, bias, self.mean[...], self.var[...], low, high, self.eps)
-        y_BHWC, mean, var = norm.batch_norm_act(y_BHWC, scale, bias, low, high, self.eps, self.group, way)
-        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
-        return y_BHWC
 
 
 class SeparableBlock(nnx.Module):
@@ -70,13 +16,13 @@ class SeparableBlock(nnx.Module):
     With `conv="full"` one dense convolution stands in the place of the pair (Table 4).
     """
 
-    def __init__(self, net: Network, block: Block, inputs: int, formulation: str):
-        self.act, size, stride = ACTIVATIONS[net.act], net.kernel_size, block.stride
+    def __init__(self, net: Network, block: Block, inputs: int):
+        self.act, style, size, stride = ACTIVATIONS[net.act], net.style, net.kernel_size, block.stride
         if net.conv == "full":
-            self.dense = ConvNorm(net, "dense", inputs, block.channels, formulation, size, stride)
+            self.dense = ConvNorm(style, "dense", inputs, block.channels, size, stride)
         else:
-            self.depthwise = ConvNorm(net, "depthwise", inputs, inputs, formulation, size, stride)
-            self.pointwise = ConvNorm(net, "pointwise", inputs, block.channels, formulation)
+            self.depthwise = ConvNorm(style, "depthwise", inputs, inputs, size, stride)
+            self.pointwise = ConvNorm(style, "pointwise", inputs, block.channels)
 
     def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
         """Returns the output and the block's inner endpoints; `project` and `filtered` are V2's."""
@@ -95,13 +41,13 @@ class InvertedResidual(nnx.Module):
     adds nothing.
     """
 
-    def __init__(self, net: Network, block: Block, inputs: int, formulation: str):
-        self.act, self.shortcut = ACTIVATIONS[net.act], net.shortcut
+    def __init__(self, net: Network, block: Block, inputs: int):
+        self.act, self.shortcut, style = ACTIVATIONS[net.act], net.shortcut, net.style
         if block.expand:
-            self.expand = ConvNorm(net, "pointwise", inputs, block.expanded, formulation)
+            self.expand = ConvNorm(style, "pointwise", inputs, block.expanded)
         kind, size = "dense" if net.conv == "full" else "depthwise", net.kernel_size
-        self.depthwise = ConvNorm(net, kind, block.expanded, block.expanded, formulation, size, block.stride)
-        self.project = ConvNorm(net, "pointwise", block.expanded, block.channels, formulation)
+        self.depthwise = ConvNorm(style, kind, block.expanded, block.expanded, size, block.stride)
+        self.project = ConvNorm(style, "pointwise", block.expanded, block.channels)
 
     def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
         """Returns the output and {"expansion", "depthwise"}; `filtered` is the previous block's "depthwise"."""

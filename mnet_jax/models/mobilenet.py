@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mnet_jax.models.blocks import ConvNorm, InvertedResidual, SeparableBlock
+from mnet_jax.models.blocks import InvertedResidual, SeparableBlock
 from mnet_jax.models.init import kernel
+from mnet_jax.models.layers import ConvNorm
 from mnet_jax.models.specs import ACTIVATIONS, Network
 
 BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual}
@@ -16,16 +17,16 @@ BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual}
 class MobileNet(nnx.Module):
     """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier."""
 
-    def __init__(self, net: Network, formulation: str):
+    def __init__(self, net: Network):
         self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS[net.project_act]
         channels, stride = net.stem
-        self.stem = ConvNorm(net, "dense", net.in_channels, channels, formulation, 3, stride)
+        self.stem = ConvNorm(net.style, "dense", net.in_channels, channels, 3, stride)
         self.blocks = nnx.List()
         for block in net.blocks:
-            self.blocks.append(BLOCKS[net.family](net, block, channels, formulation))
+            self.blocks.append(BLOCKS[net.family](net, block, channels))
             channels = block.channels
         if net.last:
-            self.head = ConvNorm(net, "pointwise", channels, net.last, formulation)
+            self.head = ConvNorm(net.style, "pointwise", channels, net.last)
             channels = net.last
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Classifier(channels, net.num_classes)

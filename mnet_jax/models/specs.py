@@ -88,6 +88,17 @@ class Block(NamedTuple):
     stride: int
 
 
+class Style(NamedTuple):
+    """What all layers of a network share: padding, initialization, normalization, and how convolutions are computed."""
+
+    padding: str
+    init: str
+    norm_momentum: float
+    norm_eps: float
+    norm_group: int
+    formulation: str
+
+
 @dataclass(frozen=True)
 class Network:
     """A network with every choice resolved: equal `Network`s are the same function of (weights, image)."""
@@ -103,12 +114,14 @@ class Network:
     shortcut: str
     act: str
     project_act: str
-    padding: str
-    init: str
     dropout: float
-    norm_momentum: float
-    norm_eps: float
-    norm_group: int
+    style: Style
+
+
+def style(model: Any) -> Style:
+    """The `Style` of `cfg.model`."""
+    norm = model.norm
+    return Style(model.padding, model.init, norm.momentum, norm.eps, norm.group, model.formulation)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -168,10 +181,6 @@ def network(model: Any) -> Network:
         shortcut="none" if v1 else model.shortcut,
         act=model.act,
         project_act=model.act if v1 else model.project_act,
-        padding=model.padding,
-        init=model.init,
         dropout=model.dropout,
-        norm_momentum=model.norm.momentum,
-        norm_eps=model.norm.eps,
-        norm_group=model.norm.group,
+        style=style(model),
     )
