@@ -11,14 +11,19 @@ figure's vectors; one run each).
 
 from mnet_jax import config
 
+TUNED_LR = {  # by --mode tune
+    "digits": {"linear": 0.3, "relu6": 0.3, "relu": 1.0},
+}
+
 
 def get_config(scale="digits"):
     return config.at_scale(scale)
 
 
 def sweep(cfg):
-    for act in ("linear", "relu6", "relu"):
-        yield {"model.project_act": act}
+    acts = ("linear", "relu6") if cfg.scale == "cifar10_quick" else ("linear", "relu6", "relu")
+    for act in acts:
+        yield {"model.project_act": act, "optim.lr": TUNED_LR.get(cfg.scale, {}).get(act, cfg.optim.lr)}
 
 
 claim = {

@@ -43,6 +43,7 @@ NONNEGATIVE = Range(0)
 FRACTION = Range(0, 1)
 
 KNOBS: Mapping[str, Knob] = {
+    "scale": Knob("", "the scale whose setting this is; '' = none"),
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
@@ -116,7 +117,7 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = ("seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "tune.")
+NOT_PROGRAM = ("scale", "seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "tune.")
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 
@@ -336,6 +337,7 @@ def at_scale(scale: str) -> ConfigDict:
         },
     )
     SCALES[scale](config)
+    config.scale = scale
     return config
 
 

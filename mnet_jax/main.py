@@ -9,8 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mnet_jax import config
+from mnet_jax import config, workers
+
+if TYPE_CHECKING:
+    from mnet_jax.results import Sweep
 
 STARTED = time.time()
 
@@ -85,67 +89,67 @@ def main(arguments: Sequence[str]) -> int:
         return report([Path(match) for pattern in flags.workdir for match in sorted(glob.glob(pattern)) or [pattern]])
     if not flags.config:
         raise ValueError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
-    path, _, scale = flags.config.partition(":")
-    scale = scale or "digits"
-
-    from mnet_jax import sweep
-
-    experiment = sweep.load(Path(path))
-    folder = f"{experiment.name}-{scale}" + ("-tune" if flags.mode == "tune" else "")
     if len(flags.workdir) > 1:
         raise ValueError(f"--mode {flags.mode} takes one --workdir, got {len(flags.workdir)}")
+    if flags.workers is not None and flags.workers < 1:
+        raise ValueError(f"--workers {flags.workers}; allowed: 1 or more")
+    file, _, scale = flags.config.partition(":")
+    path, scale = Path(file), scale or "digits"
+    folder = f"{path.stem}-{scale}" + ("-tune" if flags.mode == "tune" else "")
     workdir = Path(flags.workdir[0]) if flags.workdir else Path("runs") / folder
     if flags.mode == "report":
         return report([workdir])
+
+    from mnet_jax import results, sweep
+
+    if workers.PARENT in os.environ:
+        return work(results.read_sweep(workdir), workdir)
     command = shlex.join(["python", "-m", "mnet_jax.main", *arguments])
-    plan = sweep.plan(experiment, scale, overrides, "tune" if flags.mode == "tune" else "train", command)
+    mode = "tune" if flags.mode == "tune" else "train"
+    plan = sweep.plan(sweep.load(path), scale, overrides, mode, command)
     if flags.mode == "plan":
         print(sweep.describe(plan))
         return 0
-    plan = sweep.write(workdir, plan)
+    sweep.write(workdir, plan)
     return train(plan, workdir, arguments, flags.workers)
 
 
-def train(plan, workdir: Path, arguments: Sequence[str], workers: int | None) -> int:
+def work(plan: "Sweep", workdir: Path) -> int:
+    """Trains in this process until nothing is left to claim."""
+    from mnet_jax import train as loop
+
+    with workers.stop_signal() as stop:
+        try:
+            loop.work(workdir, plan, stop, STARTED)
+        except loop.Preempted as reason:
+            logging.info("%s; the same command goes on", reason)
+            return 75
+    return 0
+
+
+def train(plan: "Sweep", workdir: Path, arguments: Sequence[str], number: int | None) -> int:
+    """Trains what is missing, in this process or in one a core, and reports."""
     import jax
 
     from mnet_jax import sweep
-    from mnet_jax import workers as pool
 
-    is_worker = pool.PARENT in os.environ
     todo = len(sweep.left(workdir, plan))
-    pins = pool.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
-    if workers is not None:
-        if workers < 1:
-            raise ValueError(f"--workers {workers}; allowed: 1 or more")
-        pins = [pins[number % len(pins)] for number in range(workers)] if pins else []
-    failures: list[str] = []
-    with pool.stop_signal() as stop:
-        if is_worker or (todo and len(pins[:todo]) <= 1):
-            from mnet_jax import train as loop
-
-            try:
-                if is_worker:
-                    loop.work(workdir, plan, stop, STARTED)
-                else:
-                    with pool.progress(workdir, plan):
-                        loop.work(workdir, plan, stop, STARTED)
-            except loop.Preempted as reason:
-                logging.info("%s; the same command goes on", reason)
-                return 75
-        elif todo:
-            with pool.progress(workdir, plan):
-                failures = pool.run(arguments, workdir, pins[:todo], stop)
-        if is_worker:
-            return 0
-        for line in failures:
-            logging.error(line)
-        status = report([workdir])
-        rest = len(sweep.left(workdir, plan))
-        if rest and stop():
-            logging.info("stopped with %d of %d jobs left; the same command goes on", rest, len(plan.jobs))
-            return 75
-        return 1 if rest and failures else status
+    cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    pins = [cores[index % len(cores)] for index in range(len(cores) if number is None else number) if cores][:todo]
+    status, failures = 0, []
+    if todo:
+        with workers.progress(workdir, plan):
+            if len(pins) > 1:
+                status, failures = workers.run(arguments, workdir, pins)
+            else:
+                status = work(plan, workdir)
+    report([workdir])
+    rest = len(sweep.left(workdir, plan))
+    for line in failures:
+        logging.error(line)
+    if rest:
+        logging.info("%d of %d jobs are left; the same command goes on", rest, len(plan.jobs))
+    return 1 if rest and failures else status if rest else 0
 
 
 def report(workdirs: Sequence[Path]) -> int:
@@ -153,7 +157,7 @@ def report(workdirs: Sequence[Path]) -> int:
 
     for workdir in workdirs:
         summary = pages.write(workdir)
-        print(pages.to_text(summary))
+        print(pages.to_text(summary, color=sys.stdout.isatty()))
         print(f"{workdir / 'report.html'}\n{workdir / 'report.md'}")
     return 0
 

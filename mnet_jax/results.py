@@ -3,9 +3,9 @@
 A workdir holds::
 
     sweep.json                     the plan: base config, arms, runs, jobs, claim, command
-    jobs/000/lock                  held (flock) by the process that trains this job
-    jobs/000/progress.json         where that process is
-    jobs/000/checkpoints/          only while the job is in progress
+    jobs/linear-s0/lock            held (flock) by the process that trains this job
+    jobs/linear-s0/progress.json   where that process is
+    jobs/linear-s0/checkpoints/    only while the job is in progress
     runs/linear-s0/result.json     the row of a finished run
     runs/linear-s0/metrics.jsonl   one line an evaluation or epoch
     runs/linear-s0/arrays.npz      arrays that figures need, where a task makes any

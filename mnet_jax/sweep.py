@@ -100,7 +100,7 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
         config=_jsonable(config.flatten(base)),
         claim=claim,
         arms=tuple(arms.values()),
-        jobs=tuple(Job(f"{number:03d}", *batch) for number, batch in enumerate(batches)),
+        jobs=tuple(Job(_job_name(runs), digest, runs) for digest, runs in batches),
     )
 
 
@@ -112,6 +112,11 @@ def arm_config(base: Mapping[str, Any], arm: Arm) -> Any:
 def program(cfg: Any) -> str:
     """8 hex digits that name the compiled program: runs with equal ones can share it, and be compared arm by arm."""
     return hashlib.sha256(json.dumps(config.static(cfg), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _job_name(runs: tuple[Run, ...]) -> str:
+    """Says which runs, so that a checkpoint found under it is of these."""
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name}+{len(runs) - 1}-{runs[-1].name}"
 
 
 def _arms(experiment: Experiment, base: Any, overrides: Mapping[str, str], where: str) -> dict[str, Arm]:
@@ -219,31 +224,34 @@ def _jsonable(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def write(workdir: Path, sweep: Sweep) -> Sweep:
-    """Puts the plan into the workdir, or checks that the one there is the same; returns the one that stands.
+def write(workdir: Path, sweep: Sweep) -> None:
+    """Puts the plan into the workdir, where the same plan may stand already, or one with fewer seeds.
 
     Raises ValueError with the differences where the workdir belongs to another plan.
     """
-    if not (workdir / "sweep.json").exists():
-        results.write_sweep(workdir, sweep)
-        return sweep
-    old = results.read_sweep(workdir)
-    differences = [
-        f"{key}: {old.config.get(key)!r} there, {value!r} now"
-        for key, value in sweep.config.items()
-        if old.config.get(key) != value and not key.startswith(("data.dir", "train.checkpoint_seconds"))
-    ]
-    for key in ("experiment", "scale", "mode"):
-        if getattr(old, key) != getattr(sweep, key):
-            differences.append(f"{key}: {getattr(old, key)!r} there, {getattr(sweep, key)!r} now")
-    if not differences and [vars(arm) for arm in old.arms] != [vars(arm) for arm in sweep.arms]:
+    if (workdir / "sweep.json").exists():
+        old = results.read_sweep(workdir)
+        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds")
+        differences = [
+            f"{key}: {old.config.get(key)!r} there, {value!r} now"
+            for key, value in sweep.config.items()
+            if old.config.get(key) != value and key not in free
+        ]
+        differences += [
+            f"{key}: {there!r} there, {now!r} now"
+            for key in ("experiment", "scale", "mode")
+            if (there := getattr(old, key)) != (now := getattr(sweep, key))
+        ]
         there, now = ({arm.name: arm.overrides for arm in plan.arms} for plan in (old, sweep))
-        differences.append(f"arms: {there} there, {now} now")
-    if differences:
-        raise ValueError(
-            f"{workdir} holds another plan ({'; '.join(differences)}); choose another --workdir, or remove it"
-        )
-    return old
+        if there != now:
+            differences.append(f"arms: {there} there, {now} now")
+        if missing := [run.name for run in old.runs if run not in sweep.runs]:
+            differences.append(f"runs: {', '.join(missing[:3])} .. there, not now; seeds can be added, not taken away")
+        if differences:
+            raise ValueError(
+                f"{workdir} holds another plan ({'; '.join(differences)}); choose another --workdir, or remove it"
+            )
+    results.write_sweep(workdir, sweep)
 
 
 def left(workdir: Path, sweep: Sweep) -> list[Job]:

@@ -59,39 +59,40 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int], stop: Callable[[], bool]) -> list[str]:
+def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[int, list[str]]:
     """Starts `python -m mnet_jax.main` with `arguments` once a core of `pins`, waits, passes a stop on to all.
 
-    Returns one line for each worker that failed: whose fault is in it.
+    Returns the exit status, 75 where a stop came, and one line for each worker that failed.
     """
     logs = workdir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     workers = []
-    for number, core in enumerate(pins):
-        with open(logs / f"worker-{number}.log", "w") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "mnet_jax.main", *arguments, "--workers", "1"],
-                env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # the terminal's Ctrl-C comes here only, and is passed on below
-            )
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(worker.pid, {core})  # before jax starts there, and sizes its thread pool
-        workers.append(worker)
-    told = False
-    try:
-        while any(worker.poll() is None for worker in workers):
-            if stop() and not told:
-                told = True
-                for worker in workers:
-                    worker.terminate()
-            time.sleep(0.1)
-    except BaseException:
-        for worker in workers:
-            worker.kill()
-        raise
+    with stop_signal() as stop:
+        for number, core in enumerate(pins):
+            with open(logs / f"worker-{number}.log", "w") as log:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "mnet_jax.main", *arguments],
+                    env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # the terminal's Ctrl-C comes here only, and is passed on below
+                )
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(worker.pid, {core})  # before jax starts there, and sizes its thread pool
+            workers.append(worker)
+        told = False
+        try:
+            while any(worker.poll() is None for worker in workers):
+                if stop() and not told:
+                    told = True
+                    for worker in workers:
+                        worker.terminate()
+                time.sleep(0.1)
+        except BaseException:
+            for worker in workers:
+                worker.kill()
+            raise
     failures = []
     for number, worker in enumerate(workers):
         if worker.returncode not in (0, 75):
@@ -99,7 +100,7 @@ def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int], stop: Call
             last = path.read_text().strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last
             failures.append(f"worker {number} failed: {how} (see {path})")
-    return failures
+    return 75 if told else 1 if failures else 0, failures
 
 
 @contextlib.contextmanager

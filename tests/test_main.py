@@ -68,7 +68,7 @@ def test_report_needs_only_the_workdir(swept):
     without_config = [argument for argument in again.args if argument not in ("--config", str(folder / "tiny.py"))]
     again = subprocess.run(without_config, capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, check=False)
     assert again.returncode == 0, again.stderr
-    assert again.stdout == done.stdout
+    assert again.stdout.split("command:")[0] == done.stdout.split("command:")[0]
 
 
 def test_plan_writes_nothing(swept, tmp_path):

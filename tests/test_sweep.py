@@ -112,11 +112,19 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_workdir_of_another_plan_is_refused_with_the_difference(tmp_path):
-    plan = make(tmp_path)
-    assert sweep.write(tmp_path, plan) == plan
-    assert sweep.write(tmp_path, make(tmp_path)) == plan
+    sweep.write(tmp_path, make(tmp_path))
+    sweep.write(tmp_path, make(tmp_path))
     with pytest.raises(ValueError, match=r"holds another plan \(train.epochs: 3 there, 4 now\)"):
         sweep.write(tmp_path, make(tmp_path, overrides={"train.epochs": "4"}))
+
+
+def test_seeds_can_be_added_and_not_taken_away(tmp_path):
+    sweep.write(tmp_path, make(tmp_path))
+    more = make(tmp_path, overrides={"seeds": "5"})
+    sweep.write(tmp_path, more)
+    assert results.read_sweep(tmp_path) == more
+    with pytest.raises(ValueError, match=r"runs: linear-s2, relu6-s2, linear-s3 \.\. there, not now"):
+        sweep.write(tmp_path, make(tmp_path))
 
 
 def test_one_process_holds_a_job_and_its_death_frees_it(tmp_path):
@@ -156,6 +164,6 @@ def test_a_compiled_program_is_preferred(tmp_path):
 def test_finished_jobs_are_not_left(tmp_path):
     plan = make(tmp_path)
     results.write_row(tmp_path, {"run": "linear-s0"})
-    assert [job.name for job in sweep.left(tmp_path, plan)] == ["001", "002", "003"]
+    assert [job.name for job in sweep.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
     with sweep.claim(tmp_path, plan.jobs[0]) as mine:
         assert not mine

@@ -77,7 +77,7 @@ def test_tensorboard_events_stand_beside_the_metrics(unbroken):
 
 def test_nothing_of_a_finished_job_is_left_behind(unbroken):
     folder, _ = unbroken
-    assert sorted(path.name for path in results.job_dir(folder, "000").iterdir()) == ["lock"]
+    assert sorted(path.name for path in results.job_dir(folder, "linear-s0").iterdir()) == ["lock"]
 
 
 def test_saved_weights_score_what_the_row_says(unbroken):
@@ -117,9 +117,9 @@ def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment)
 
 def test_an_unreadable_checkpoint_is_reported_and_the_run_starts_again(unbroken, tmp_path, caplog):
     plan = make(tmp_path)
-    with pytest.raises(train.Preempted, match="job 000 stopped at step 3 of 12"):
+    with pytest.raises(train.Preempted, match="job linear-s0 stopped at step 3 of 12"):
         train.work(tmp_path, plan, lambda: True, 0.0)
-    checkpoints = results.job_dir(tmp_path, "000") / "checkpoints"
+    checkpoints = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
     for path in checkpoints.rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
