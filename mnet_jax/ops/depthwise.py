@@ -111,7 +111,7 @@ _shift.defvjp(_forward, _backward)
 
 
 def _phases(kernel: int, stride: int, lo: int, size: int, out: int):
-    """One axis of the input gradient: the padding of dy, and what each phase of the input takes from it.
+    """One axis of the input gradient: the padding of dy (less than 0 crops), and what each phase takes from it.
 
     Phase a holds the `size` positions p = stride * q + a. Output o used position p with tap i where
     stride * o + i - lo = p: so i = a + lo (mod stride), and o = q + (a + lo - i) / stride. A phase is the list
@@ -119,8 +119,8 @@ def _phases(kernel: int, stride: int, lo: int, size: int, out: int):
     """
     phases = [[(i, (a + lo - i) // stride) for i in range((a + lo) % stride, kernel, stride)] for a in range(stride)]
     offsets = [o for phase in phases for _, o in phase]
-    before, after = max(0, -min(offsets)), max(0, size + max(offsets) - out)
-    return (before, after), [[(i, o + before) for i, o in phase] for phase in phases]
+    first = min(offsets)
+    return (-first, size + max(offsets) - out), [[(i, o - first) for i, o in phase] for phase in phases]
 
 
 def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):

@@ -71,11 +71,16 @@ def _normalize(x_GMC, scale_C, bias_C, eps):
     return (x_GMC - mean_G1C) * gain_G1C + bias_C.astype(dtype)[None, None], mean_G1C, var_G1C
 
 
+def _inside(y, low, high):
+    """Where the clip that gave y lets gradient through."""
+    return (low.astype(y.dtype) < y) & (y < high.astype(y.dtype))
+
+
 def _plain(x_GMC, scale_C, bias_C, low, high, eps):
     z_GMC, mean_G1C, var_G1C = _normalize(x_GMC, scale_C, bias_C, eps)
-    clipped_GMC = lax.stop_gradient(jnp.clip(z_GMC, low, high))
-    y_GMC = jnp.where((low < z_GMC) & (z_GMC < high), z_GMC, clipped_GMC)
-    return y_GMC.astype(x_GMC.dtype), mean_G1C, var_G1C
+    y_GMC = lax.stop_gradient(jnp.clip(z_GMC, low, high).astype(x_GMC.dtype))
+    y_GMC = jnp.where(_inside(y_GMC, low, high), z_GMC.astype(x_GMC.dtype), y_GMC)
+    return y_GMC, mean_G1C, var_G1C
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -92,7 +97,7 @@ def _forward(x_GMC, scale_C, bias_C, low, high, eps):
 def _backward(eps, residuals, cotangents):
     x_GMC, y_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
     dtype = mean_G1C.dtype
-    inside_GMC = (low.astype(y_GMC.dtype) < y_GMC) & (y_GMC < high.astype(y_GMC.dtype))
+    inside_GMC = _inside(y_GMC, low, high)
     dy_GMC = cotangents[0].astype(dtype)
     rstd_G1C = lax.rsqrt(var_G1C + eps)
     normal_GMC = (x_GMC.astype(dtype) - mean_G1C) * rstd_G1C
