@@ -524,10 +524,14 @@ def to_html(summary: Summary, pictures: Sequence[Picture]) -> str:
 
 
 def write(workdir: Path) -> Summary:
-    """Writes report.md and report.html from what is finished; raises as `summarize` does."""
+    """Writes report.md, report.html and figures/ from what is finished; raises as `summarize` does."""
     summary = summarize(workdir)
+    pictures = draw(workdir, summary)
     results.write_atomic(workdir / "report.md", to_markdown(summary))
-    results.write_atomic(workdir / "report.html", to_html(summary, draw(workdir, summary)))
+    results.write_atomic(workdir / "report.html", to_html(summary, pictures))
+    for picture in pictures:
+        name = re.sub(r"[^a-z0-9]+", "_", picture.title.lower())
+        results.write_atomic(workdir / "figures" / f"{name}.svg", picture.svg)
     return summary
 
 
@@ -539,11 +543,11 @@ def draw(workdir: Path, summary: Summary) -> list[Picture]:
     if summary.sweep.mode == "tune" or not summary.done:
         return []
     made = (
+        _spiral(workdir, summary),
         _forest(summary),
         _curves(workdir, summary),
         _cost(summary),
         _seeds(summary),
-        _spiral(workdir, summary),
     )
     return [picture for picture in made if picture]
 

@@ -294,7 +294,8 @@ def _sentence(
     else:
         fact = f"{first} - {last} = {amount(metric, measured, sign=True)}"
     p = "p < 0.0001" if holm_p < 1e-4 else f"p = {p_text(holm_p)}"
-    sentence = f"{outcome.capitalize()} within this budget: {fact}, {p}{' (Holm)' if tests > 1 else ''}"
+    budget = " within this budget" if metric.endswith("accuracy") or metric == "nll" else ""
+    sentence = f"{outcome.capitalize()}{budget}: {fact}, {p}{' (Holm)' if tests > 1 else ''}"
     if outcome == "no difference found" and measured.findable > 0:
         what = "slope" if kind == "trend" else "difference"
         findable = f"a true {what} of {number(metric, measured.findable)}{unit(metric)}"

@@ -37,7 +37,7 @@ def measure(
     """Embeds the spiral in `dim` dimensions, once for each seed, and measures what is lost.
 
     Returns:
-      The metrics of `losses`, a dict for each seed; "input" and "output" of the first seed, [points, 2].
+      The metrics of `losses`, a dict for each seed, for ReLU with the law of "collapsed" beside it; "input" and "output" of the first seed, [points, 2].
 
     Raises:
       ValueError: `dim` below 1, `points` below 2, or an activation that is not in `ACTIVATIONS`.
@@ -50,7 +50,11 @@ def measure(
     x_P2 = points_on_spiral(points)
     t_SN2 = np.stack([embedding(dim, seed) for seed in seeds])
     metrics, output_SP2 = losses(x_P2, t_SN2, *ACTIVATIONS[act])
-    rows = [{name: float(values[row]) for name, values in metrics.items()} for row in range(len(seeds))]
+    law = {"collapsed_theory": theory(dim)["collapsed"]} if act == "relu" else {}
+    rows = [
+        {"collapsed": float(metrics["collapsed"][row])} | law | {name: float(of[row]) for name, of in metrics.items()}
+        for row in range(len(seeds))
+    ]
     return rows, {"input": x_P2, "output": output_SP2[0]}
 
 
@@ -63,7 +67,7 @@ def losses(x_P2: np.ndarray, t_SN2: np.ndarray, low: float, high: float) -> tupl
         all_zero        share of points with y = 0
         readout_error   of the best affine read-out of x from y
         pinv_error      of the paper's projection by the pseudo-inverse of T, rescaled by the best factor
-        pinv_error_raw  the same, not rescaled; huge where T is nearly singular
+                        (as it is, it is huge where T is nearly singular)
     """
     h_SPN = x_P2 @ t_SN2.mT
     y_SPN = np.clip(h_SPN, low, high)
@@ -75,7 +79,6 @@ def losses(x_P2: np.ndarray, t_SN2: np.ndarray, low: float, high: float) -> tupl
         "all_zero": (y_SPN == 0).all(2).mean(1),
         "readout_error": _readout_residual(y_SPN, x_P2) / np.linalg.norm(x_P2),
         "pinv_error": _norm(scale_S[:, None, None] * output_SP2 - x_P2) / np.linalg.norm(x_P2),
-        "pinv_error_raw": _norm(output_SP2 - x_P2) / np.linalg.norm(x_P2),
     }
     return metrics, output_SP2
 
