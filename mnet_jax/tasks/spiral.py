@@ -37,7 +37,8 @@ def measure(
     """Embeds the spiral in `dim` dimensions, once for each seed, and measures what is lost.
 
     Returns:
-      The metrics of `losses`, a dict for each seed, for ReLU with the law of "collapsed" beside it; "input" and "output" of the first seed, [points, 2].
+      The metrics of `losses`, a dict for each seed, for ReLU with the law of "collapsed" beside it; "input" and
+      "output" of the first seed, [points, 2].
 
     Raises:
       ValueError: `dim` below 1, `points` below 2, or an activation that is not in `ACTIVATIONS`.
