@@ -115,6 +115,7 @@ class Network:
     act: str
     project_act: str
     dropout: float
+    split: int
     style: Style
 
 
@@ -167,6 +168,11 @@ def network(model: Any) -> Network:
             expanded = before if t == 1 else make_divisible(before * t, divisor)
             blocks.append(Block(t != 1, expanded, scaled(c), s if repeat == 0 else 1))
             before = scaled(c)
+    if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
+        raise ValueError(
+            f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
+            f"with model.shortcut={model.shortcut!r}; allowed: 1"
+        )
     last = spec.last if model.last < 0 else model.last
     v1 = spec.family == "v1"
     return Network(
@@ -182,5 +188,6 @@ def network(model: Any) -> Network:
         act=model.act,
         project_act=model.act if v1 else model.project_act,
         dropout=model.dropout,
+        split=model.split,
         style=style(model),
     )
