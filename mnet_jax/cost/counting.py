@@ -59,6 +59,11 @@ class Layer:
         """Elements of the output."""
         return math.prod(self.output_shape) if self.output_shape else 0
 
+    @property
+    def window(self) -> int:
+        """Elements of the kernel, or those that an element of the output pools."""
+        return math.prod(self.kernel)
+
 
 IMAGES = Layer("images", "images", (), (), 1, (), (), ())
 
@@ -112,10 +117,13 @@ def count(
     else:
         cfg = _checked(model)
         name, channels = cfg.name, cfg.in_channels
-        module = nnx.eval_shape(lambda: models.build(cfg, nnx.Rngs(0)))
-    if (resolution is None) == (input_shape is None):
+        module = nnx.eval_shape(lambda: models.structure(cfg))
+    if resolution is not None and input_shape is None:
+        shape = (resolution, resolution, channels)
+    elif input_shape is not None and resolution is None:
+        shape = tuple(input_shape)
+    else:
         raise ValueError(f"resolution={resolution} and input_shape={input_shape}; allowed: one of the two")
-    shape = tuple(input_shape) if input_shape is not None else (resolution, resolution, channels)
     if len(shape) in (2, 4):
         shape = shape[1:]
     if min(shape) < 1:
@@ -415,7 +423,7 @@ class _Walk:
         window, stride = equation.params["window_dimensions"][1:], equation.params["window_strides"][1:]
         made = next(arg.tensor for arg in args if arg.tensor is not None)
         if window[-1] > 1 and self.is_part(made, ("activation",), scope):  # of squares: local response norm
-            self.layers[made] = replace(self.layers[made], type="norm")
+            self.layers[made] = replace(self.layers[made], name=self.name(scope) or "norm", type="norm")
             return made
         return self.add("pool", equation, args, scope, kernel=window[:-1], stride=stride[:-1])
 
@@ -458,7 +466,8 @@ class _Walk:
         return self.add(kinds.get(operation, "elementwise"), equation, args, scope)
 
     def is_part(self, number: int, types: tuple[str, ...], scope: str) -> bool:
-        return number >= 0 and self.layers[number].type in types and self.layers[number].name == self.name(scope)
+        layer = self.layers[number] if number >= 0 else IMAGES
+        return layer.type in types and layer.name == (self.name(scope) or layer.type)
 
     def is_norm(self, scope: str) -> bool:
         return isinstance(self.scopes.get(self.name(scope)), FLAX_NORMS)
