@@ -139,8 +139,8 @@ class ConvNorm(Conv):
                 y_BHWC, scale, bias, low, high, eps, style.norm_group, style.formulation
             )
             momentum = style.norm_momentum
-            self.mean[...] = momentum * self.mean[...] + (1 - momentum) * mean
-            self.var[...] = momentum * self.var[...] + (1 - momentum) * var
+            self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
+            self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
         return act(y_BHWC) if callable(act) else y_BHWC
 
 
