@@ -126,7 +126,7 @@ def resolution(layer: Layer) -> int:
     return layer.output_shape[0] if len(layer.output_shape) == 3 else 1
 
 
-def split_tensors(layers: Layers) -> list[Layer]:
-    """The layers whose output remains where expansions are computed in parts (V2 section 5.1): no block's inside."""
-    inside = (".expand", ".depthwise")
+def between_blocks(layers: Layers) -> list[Layer]:
+    """The layers without those inside of a block, whose output can be computed in parts (V2 section 5.1)."""
+    inside = (".expand", ".depthwise", ".reduce")
     return [layer for layer in layers if not layer.name.endswith(inside)]
