@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def main(out, *cases):
 
     from mnet_jax.models import weights
 
-    results = {}
+    results: dict[str, Any] = {}
     for number, case in enumerate(cases):
         name, size, fields = CASES[case]
         keras.utils.set_random_seed(number)

@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from flax import nnx
 
 
-def structure(model: Any, **sizes: int) -> "nnx.Module":
-    """The network of `cfg.model` with kernels of zeros; `sizes` are those of its constructor (VGG-16's `side`)."""
+def structure(model: Any, **sizes: int) -> Any:
+    """The module of `cfg.model` with kernels of zeros; `sizes` are those of its constructor (VGG-16's `side`)."""
     from mnet_jax.models import mobilenet, specs, zoo  # specs need no jax, and --help should be quick
 
     if model.name in specs.ZOO:
@@ -15,8 +15,8 @@ def structure(model: Any, **sizes: int) -> "nnx.Module":
     return mobilenet.MobileNet(specs.network(model), **sizes)
 
 
-def build(model: Any, rngs: "nnx.Rngs") -> "nnx.Module":
-    """Builds the network of `cfg.model`; ValueError where its knobs do not go together.
+def build(model: Any, rngs: "nnx.Rngs") -> Any:
+    """Builds the network of `cfg.model`, a Flax NNX module; ValueError where its knobs do not go together.
 
     Every network is called with (images_BHWC, knobs=None, rngs=None) and returns (logits_BK, endpoints by name).
     """

@@ -36,7 +36,7 @@ ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard
 """The words of spec rows, as the layers take them."""
 
 
-def pad_widths(hw: tuple[int, ...], size: tuple[int, int], stride: int, style: str) -> Padding:
+def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, style: str) -> Padding:
     """Explicit padding of an (H, W) input.
 
     `style`: "same" (TensorFlow's), "symmetric" (PyTorch's), "valid" (none), or "ceil" (Caffe's pooling: just enough

@@ -271,7 +271,7 @@ def network(model: Any) -> Network:
     spec = NETWORKS[model.name]
     divisor = model.divisor or spec.divisor
     stem_channels, stem_stride = tuple(model.stem) or spec.stem
-    rows = tuple(tuple(row) for row in model.blocks) or spec.blocks
+    rows: tuple[tuple[Any, ...], ...] = tuple(tuple(row) for row in model.blocks) or spec.blocks
     _check_rows(model.name, rows, COLUMNS[spec.family])
     if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
         raise ValueError(
