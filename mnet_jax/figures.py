@@ -227,6 +227,44 @@ def seeds(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
     return figure
 
 
+def cost_by_depth(networks: Mapping[str, Sequence[tuple[int, int]]]) -> "Figure":
+    """Output channels, and bytes of the output, of every convolution and dense layer (V2 Table 3 in full)."""
+    figure, panels = _subplots(WIDTH, 3.4, columns=2)
+    for index, (name, layers) in enumerate(networks.items()):
+        channels, sizes = zip(*layers, strict=True)
+        style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _after_palette(LINES, index), "linewidth": 1.4}
+        for axes, values in zip(panels, (channels, sizes), strict=True):
+            axes.step(np.arange(1, len(layers) + 1), values, where="mid", label=name, **style)
+    for axes, title in zip(panels, ("output channels", "bytes of the output"), strict=True):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("convolutions and dense layers, in order")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda number, _: stats.quantity(number))
+    _legend(figure, panels[0], len(networks))
+    return figure
+
+
+def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figure":
+    """Shares of multiply-adds and weights by type of layer (V1 Table 2), a bar a network: {type: (MAdds, weights)}."""
+    kinds = list(dict.fromkeys(kind for shares in networks.values() for kind in shares))
+    figure, panels = _subplots(WIDTH, 1.4 + 0.4 * len(networks), columns=2, sharey=True)
+    for axes, title, which in zip(panels, ("multiply-adds (%)", "weights (%)"), (0, 1), strict=True):
+        start = np.zeros(len(networks))
+        for index, kind in enumerate(kinds):
+            part = [
+                100 * shares.get(kind, (0, 0))[which] / sum(pair[which] for pair in shares.values())
+                for shares in networks.values()
+            ]
+            color, hatch = PALETTE[index % len(PALETTE)], _after_palette(("", "///", "...", "xxx"), index)
+            axes.barh(range(len(networks)), part, left=start, color=color, hatch=hatch, edgecolor="white", label=kind)
+            start += part
+        _name_rows(axes, list(networks))
+        axes.set_title(title, loc="left")
+        axes.set_xlim(0, 100)
+    _legend(figure, panels[0], len(kinds))
+    return figure
+
+
 def _subplots(width: float, height: float, columns: int = 1, sharey: bool = False) -> tuple["Figure", Any]:
     import matplotlib
     from matplotlib.figure import Figure
