@@ -51,7 +51,7 @@ def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, style: s
 
 
 class Conv(nnx.Module):
-    """Convolution, bias, activation.
+    """Convolution, bias (where `bias`), activation.
 
     `kind` is "dense" (kernel RxSxI/GxO), "pointwise" (IxO) or "depthwise" (KxKxC); `size` a number or (rows, columns);
     `groups` (dense only) cut input and output channels alike (Krizhevsky et al. 2012): ValueError where they do not

@@ -84,7 +84,9 @@ def from_keras(model: Any) -> nnx.Module:
     marks = {source.mark: source for source in KERAS}
     sources = [marks[layer.name] for layer in model.layers if layer.name in marks]
     try:
-        (source,) = sources
+        if len(sources) != 1:
+            raise ValueError("its layers are those of no such model")
+        source = sources[0]
         fields = source.fields(layers)
         sizes = {"side": fields.pop("side")} if "side" in fields else {}
         cfg = config.default()
@@ -99,10 +101,11 @@ def from_keras(model: Any) -> nnx.Module:
             _copy(layer, [layers[name] for name in names], *(layers[name] for name in norm))
             used |= {*names, *norm}
         if used != layers.keys():
-            raise KeyError(min(layers.keys() - used))
+            raise ValueError(f"it has a layer {min(layers.keys() - used)!r} more")
     except (KeyError, ValueError) as error:
+        reason = f"it has no layer {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"the Keras model {model.name!r} is none that can be imported ({error}); allowed: MobileNet, MobileNetV2, "
+            f"the Keras model {model.name!r} cannot be imported: {reason}; allowed: MobileNet, MobileNetV2, "
             "MobileNetV3Large, MobileNetV3Small, VGG16, InceptionV3, ResNet50, NASNetMobile with include_top=True"
         ) from None
     network.eval()
@@ -294,10 +297,11 @@ def _nasnet_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
         for branch in ("left1", "right1", "left2", "right2", "right3", "left5"):
             if hasattr(cell, branch):
                 place = "left4" if (kind, branch) == ("reduction", "left5") else branch  # Keras has this name twice
-                for number, pair in enumerate((getattr(cell, branch).first, getattr(cell, branch).second), 1):
+                twice = getattr(cell, branch)
+                for number, separable in enumerate((twice.first, twice.second), 1):
                     conv, end = f"separable_conv_{number}", f"{kind}_{place}_{name}"
-                    yield pair[0], f"{conv}_{end}"
-                    yield pair[1], f"{conv}_{end}", f"{conv}_bn_{end}"
+                    yield separable.depthwise, f"{conv}_{end}"
+                    yield separable.pointwise, f"{conv}_{end}", f"{conv}_bn_{end}"
     yield network.classifier, "predictions"
 
 

@@ -28,21 +28,27 @@ STEM, FILTERS, REPEATS = 32, 1056 // 24, 4
 
 
 class Separable(nnx.Module):
-    """ReLU, depthwise and 1x1 convolution, norm, all of it twice (appendix A.4)."""
+    """ReLU, depthwise convolution, 1x1 convolution, norm."""
 
-    def __init__(self, style: Style, inputs: int, outputs: int, size: int, stride: int = 1):
-        self.first = nnx.List(self._pair(style, inputs, outputs, size, stride))
-        self.second = nnx.List(self._pair(style, outputs, outputs, size, 1))
-
-    def _pair(self, style: Style, inputs: int, outputs: int, size: int, stride: int) -> list[nnx.Module]:
-        depthwise = Conv(style, "depthwise", inputs, inputs, size, stride, bias=False)
-        return [depthwise, ConvNorm(style, "pointwise", inputs, outputs)]
+    def __init__(self, style: Style, inputs: int, outputs: int, size: int, stride: int):
+        self.depthwise = Conv(style, "depthwise", inputs, inputs, size, stride, bias=False)
+        self.pointwise = ConvNorm(style, "pointwise", inputs, outputs)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
-        for depthwise, pointwise in (self.first, self.second):
-            x_BHWC = pointwise(depthwise(activate(x_BHWC, RELU), LINEAR), LINEAR)
-        return x_BHWC
+        return self.pointwise(self.depthwise(activate(x_BHWC, RELU), LINEAR), LINEAR)
+
+
+class Twice(nnx.Module):
+    """Two separable convolutions, as the released cells have them; the first has the stride."""
+
+    def __init__(self, style: Style, inputs: int, outputs: int, size: int, stride: int = 1):
+        self.first = Separable(style, inputs, outputs, size, stride)
+        self.second = Separable(style, outputs, outputs, size, 1)
+
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        """Returns y_BHWC."""
+        return self.second(self.first(x_BHWC))
 
 
 class Project(nnx.Module):
@@ -91,9 +97,9 @@ class Normal(Cell):
 
     def __init__(self, style: Style, adjust: type | None, before: int, inputs: int, filters: int):
         super().__init__(style, adjust, before, inputs, filters)
-        self.left1, self.right1 = Separable(style, filters, filters, 5), Separable(style, filters, filters, 3)
-        self.left2, self.right2 = Separable(style, filters, filters, 5), Separable(style, filters, filters, 3)
-        self.left5 = Separable(style, filters, filters, 3)
+        self.left1, self.right1 = Twice(style, filters, filters, 5), Twice(style, filters, filters, 3)
+        self.left2, self.right2 = Twice(style, filters, filters, 5), Twice(style, filters, filters, 3)
+        self.left5 = Twice(style, filters, filters, 3)
         self.channels = 6 * filters
 
     def __call__(self, before_BHWC: jax.Array, x_BHWC: jax.Array) -> jax.Array:
@@ -115,10 +121,10 @@ class Reduction(Cell):
     def __init__(self, style: Style, adjust: type | None, before: int, inputs: int, filters: int):
         super().__init__(style, adjust, before, inputs, filters)
         p = filters if adjust else before
-        self.left1, self.right1 = Separable(style, filters, filters, 5, 2), Separable(style, p, filters, 7, 2)
-        self.right2 = Separable(style, p, filters, 7, 2)
-        self.right3 = Separable(style, p, filters, 5, 2)
-        self.left5 = Separable(style, filters, filters, 3)
+        self.left1, self.right1 = Twice(style, filters, filters, 5, 2), Twice(style, p, filters, 7, 2)
+        self.right2 = Twice(style, p, filters, 7, 2)
+        self.right3 = Twice(style, p, filters, 5, 2)
+        self.left5 = Twice(style, filters, filters, 3)
         self.channels = 4 * filters
 
     def __call__(self, before_BHWC: jax.Array, x_BHWC: jax.Array) -> jax.Array:
