@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -242,7 +243,9 @@ def _markdown(title: str, header: Row, rows: Sequence[Row]) -> str:
 def _csv(title: str, header: Row, rows: Sequence[Row]) -> str:
     del title
     file = io.StringIO()
-    plain = [[cell.replace(",", "") if cell.replace(",", "").isdigit() else cell for cell in row] for row in rows]
+    plain = [
+        [re.sub(r"(?<=\d),(?=\d{3})", "", cell) if cell[:1] in "-0123456789" else cell for cell in row] for row in rows
+    ]
     csv.writer(file, lineterminator="\n").writerows([header, *plain])
     return file.getvalue()
 
