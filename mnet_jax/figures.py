@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -228,19 +228,17 @@ def seeds(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
 
 
 def cost_by_depth(networks: Mapping[str, Sequence[tuple[int, int]]]) -> "Figure":
-    """Output channels, and bytes of the output, of every convolution and dense layer (V2 Table 3 in full)."""
-    figure, panels = _subplots(WIDTH, 3.4, columns=2)
-    for index, (name, layers) in enumerate(networks.items()):
-        channels, sizes = zip(*layers, strict=True)
-        style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _after_palette(LINES, index), "linewidth": 1.4}
-        for axes, values in zip(panels, (channels, sizes), strict=True):
-            axes.step(np.arange(1, len(layers) + 1), values, where="mid", label=name, **style)
-    for axes, title in zip(panels, ("output channels", "bytes of the output"), strict=True):
-        axes.set_title(title, loc="left")
-        axes.set_xlabel("convolutions and dense layers, in order")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda number, _: stats.quantity(number))
-    _legend(figure, panels[0], len(networks))
+    """Channels and bytes of the output of every convolution and dense layer (V2 Table 3), a column a network."""
+    figure, panels = _subplots(WIDTH, 3.6, columns=len(networks), rows=2, sharey="row")
+    panels = np.reshape(panels, (2, -1))
+    for column, (name, layers) in enumerate(networks.items()):
+        for axes, values in zip(panels[:, column], zip(*layers, strict=True), strict=True):
+            axes.stairs(values, fill=True, color=PALETTE[column % len(PALETTE)])
+            axes.yaxis.set_major_formatter(lambda number, _: stats.quantity(number))
+        panels[0, column].set_title(name, loc="left")
+        panels[1, column].set_xlabel("layer")
+    for axes, label in zip(panels[:, 0], ("channels", "bytes"), strict=True):
+        axes.set_ylabel(label)
     return figure
 
 
@@ -265,13 +263,15 @@ def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figur
     return figure
 
 
-def _subplots(width: float, height: float, columns: int = 1, sharey: bool = False) -> tuple["Figure", Any]:
+def _subplots(
+    width: float, height: float, columns: int = 1, sharey: bool | Literal["row"] = False, rows: int = 1
+) -> tuple["Figure", Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(1, columns, sharey=sharey)
+        return figure, figure.subplots(rows, columns, sharey=sharey)
 
 
 def _after_palette(choices: Sequence[str], index: int) -> str:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints what is asked for."""
     args = _parser().parse_args(arguments)
     if args.paper:
-        tables = paper_tables(args.names)
+        tables = paper_tables(args.names, flat=args.format == "csv")
     elif not args.names:
         raise ValueError(
             f"no network; allowed: --paper, or any of {', '.join(config.KNOBS['model.name'].allowed or ())}"
@@ -79,15 +79,18 @@ def network_tables(name: str, args: argparse.Namespace) -> list[tuple[str, Row, 
     return tables
 
 
-def paper_tables(names: Sequence[str]) -> list[tuple[str, Row, list[Row]]]:
-    """Published and counted figures, of these networks if any are named; and how many have which verdict."""
+def paper_tables(names: Sequence[str], flat: bool = False) -> list[tuple[str, Row, list[Row]]]:
+    """Published and counted figures, of these networks if any are named; and how many have which verdict.
+
+    A table a source, or `flat`: all in one.
+    """
     from mnet_jax.cost import papers
 
     figures = [figure for figure in papers.published() if not names or figure.network in names]
     if not figures:
         raise ValueError(f"no published figure of {', '.join(names)}; allowed: networks of mnet_jax/cost/published.csv")
-    header = ("source", "row", "", "published", "counted", "difference", "convention", "verdict")
-    rows: list[Row] = []
+    header = ("table", "row", "", "published", "counted", "difference", "verdict", "convention", "reason")
+    tables: dict[str, list[Row]] = {}
     comparisons = papers.compare(figures)
     for comparison in comparisons:
         figure, counted = comparison.published, comparison.counted
@@ -101,24 +104,16 @@ def paper_tables(names: Sequence[str]) -> list[tuple[str, Row, list[Row]]]:
             if figure.quantity in ("bytes", "madds share")
             else figure.quantity
         )
-        place = f"{figure.source}, {figure.table}"
-        rows.append(
-            (
-                place,
-                figure.row,
-                of,
-                published,
-                text,
-                papers.difference(comparison),
-                figure.convention,
-                comparison.verdict,
-            )
-        )
+        row = (figure.table, figure.row, of, published, text, papers.difference(comparison), comparison.verdict)
+        tables.setdefault(figure.source, []).append((*row, figure.convention, figure.reason))
     exact = sum(str(c.counted) == c.published.independent for c in comparisons if c.published.independent)
     verdicts = Counter(comparison.published.kind or comparison.follows for comparison in comparisons)
     summary = [(verdict, str(number)) for verdict, number in verdicts.most_common()]
     summary.append(("equal to an independent program's count", str(exact)))
-    return [("Published and counted", header, rows), ("In all", ("verdict", "figures"), summary)]
+    if flat:
+        rows = [(source, *row) for source, rows in tables.items() for row in rows]
+        return [("Published and counted", ("source", *header), rows)]
+    return [*((source, header, rows) for source, rows in tables.items()), ("In all", ("verdict", "figures"), summary)]
 
 
 def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int, cost.Cost]:

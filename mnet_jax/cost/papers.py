@@ -69,8 +69,6 @@ def compare(figures: Iterable[Published]) -> list[Comparison]:
         found = QUANTITIES[figure.quantity](counted[key], figure) if figure.network else None
         follows = agreement(figure, found)
         verdict = ", ".join(part for part in (figure.kind, follows) if part) or "DOES NOT FOLLOW"
-        if figure.reason:
-            verdict = f"{verdict}: {figure.reason}"
         comparisons.append(Comparison(figure, found, follows, verdict))
     return comparisons
 
