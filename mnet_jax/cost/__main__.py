@@ -20,6 +20,8 @@ SPLITS = (1, 2, 3, 6)
 NOT_COST = ("name", "init", "dropout", "formulation")
 
 Row = Sequence[str]
+Table = tuple[str, Row, Sequence[Row]]
+"""(title, header, rows)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def network_tables(name: str, args: argparse.Namespace) -> list[tuple[str, Row, list[Row]]]:
+def network_tables(name: str, args: argparse.Namespace) -> list[Table]:
     """(title, header, rows) of what is asked about one network."""
     model, resolution, counted = _count(name, args)
     title = f"{name} on {resolution} x {resolution}"
-    tables = []
+    tables: list[Table] = []
     if args.summary:
         tables.append((f"{title}: shares", *_shares(counted)))
     if args.memory:
@@ -79,7 +81,7 @@ def network_tables(name: str, args: argparse.Namespace) -> list[tuple[str, Row, 
     return tables
 
 
-def paper_tables(names: Sequence[str], flat: bool = False) -> list[tuple[str, Row, list[Row]]]:
+def paper_tables(names: Sequence[str], flat: bool = False) -> list[Table]:
     """Published and counted figures, of these networks if any are named; and how many have which verdict.
 
     A table a source, or `flat`: all in one.
@@ -129,7 +131,7 @@ def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _layers(counted: cost.Cost) -> tuple[Row, list[Row]]:
+def _layers(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
     header = ("layer", "type", "kernel", "stride", "input", "output", "MAdds", "FLOPs", "params", "biases")
     rows = [
         (
@@ -156,7 +158,7 @@ def _layers(counted: cost.Cost) -> tuple[Row, list[Row]]:
     return (*header, "activation bytes", "memory access bytes"), rows
 
 
-def _totals(counted: cost.Cost) -> tuple[Row, list[Row]]:
+def _totals(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
     rows = [
         ("MAdds", counted.madds),
         ("FLOPs", sum(layer.flops for layer in counted.layers)),
@@ -170,7 +172,7 @@ def _totals(counted: cost.Cost) -> tuple[Row, list[Row]]:
     return ("", ""), [(name, f"{number:,}") for name, number in rows]
 
 
-def _shares(counted: cost.Cost) -> tuple[Row, list[Row]]:
+def _shares(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
     rows = [
         (kind, f"{madds:,}", f"{madds / counted.madds:.2%}", f"{weights:,}", f"{weights / counted.params_weights:.2%}")
         for kind, (madds, weights) in conventions.shares(counted.layers).items()
@@ -178,7 +180,7 @@ def _shares(counted: cost.Cost) -> tuple[Row, list[Row]]:
     return ("type", "MAdds", "share", "weights", "share"), rows
 
 
-def _tensors(counted: cost.Cost) -> tuple[Row, list[Row]]:
+def _tensors(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
     between = conventions.between_blocks(counted.layers)
     sizes = dict.fromkeys(conventions.resolution(layer) for layer in between if layer.type != "unused")
     rows = []
@@ -191,7 +193,7 @@ def _tensors(counted: cost.Cost) -> tuple[Row, list[Row]]:
     return ("pixels", "largest", "channels", "bytes", "between blocks", "channels", "bytes"), rows
 
 
-def _splits(name: str, args: argparse.Namespace) -> tuple[Row, list[Row]]:
+def _splits(name: str, args: argparse.Namespace) -> tuple[Row, Sequence[Row]]:
     from mnet_jax.cost import xla
 
     rows = []

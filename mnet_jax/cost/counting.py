@@ -187,7 +187,7 @@ def _by(shape: Sequence[int]) -> str:
 
 def _scope(network: nnx.Module) -> dict[str, nnx.Module]:
     """Makes every module trace its methods under its path, as a `jax.named_scope`; returns the modules by path."""
-    modules = {path: node for path, node in nnx.iter_graph(network) if isinstance(node, nnx.Module)}
+    modules: dict[Any, Any] = {path: node for path, node in nnx.iter_graph(network) if isinstance(node, nnx.Module)}
     scopes = {}
     for path, module in modules.items():
         if hasattr(module, "style") and hasattr(module.style, "formulation"):

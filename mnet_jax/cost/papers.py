@@ -54,8 +54,8 @@ class Comparison:
 
 def published() -> list[Published]:
     """Every figure, in the order of the file."""
-    with (resources.files("mnet_jax.cost") / "published.csv").open(encoding="utf-8", newline="") as file:
-        return [Published(**row) for row in csv.DictReader(file)]
+    text = (resources.files("mnet_jax.cost") / "published.csv").read_text(encoding="utf-8")
+    return [Published(**row) for row in csv.DictReader(text.splitlines())]
 
 
 def compare(figures: Iterable[Published]) -> list[Comparison]:
