@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,6 +162,19 @@ def test_a_users_block():
     assert counted.params_weights == 9 * 16 + 16
     assert [layer.biases for layer in counted.layers if layer.type in ("conv", "dense")] == [4, 4]
     assert not hasattr(block.conv, "_scope")
+
+
+def test_a_linen_module():
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x_BHWC):
+            x_BHWC = linen.relu(linen.BatchNorm(use_running_average=True)(linen.Conv(8, (3, 3))(x_BHWC)))
+            return linen.Dense(5)(x_BHWC.mean((1, 2)))
+
+    counted = cost.count(Block(), 8)
+    assert [layer.type for layer in counted.layers] == ["conv", "norm", "activation", "pool", "dense"]
+    assert counted.layers[0].name == "Block/Conv_0"
+    assert counted.params_all == 27 * 8 + 8 + 4 * 8 + 8 * 5 + 5
 
 
 def test_a_built_network_counts_as_its_config():

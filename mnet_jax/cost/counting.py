@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 
 from mnet_jax import config, models
 
@@ -103,8 +103,8 @@ def count(
     """Counts a network in evaluation mode.
 
     Args:
-      model: `cfg.model`, or any Flax NNX module that can be called with images alone. Of a tuple that it returns, the
-        first is the output. Layers of this package are counted as `lax` convolutions, whatever their formulation.
+      model: `cfg.model`, or any Flax module, NNX or Linen, that can be called with images alone. Of a tuple that it
+        returns, the first is the output. Layers of this package count as `lax` convolutions, however they compute.
       resolution: height and width of the images, whose channels are `cfg.model.in_channels`, for a module 3.
       input_shape: in its place (H, W, C), or with a leading batch dimension, which counts as 1.
       bytes_per_element: of activations and parameters; 2 for 16-bit floats, as the V2 paper's memory table has it.
@@ -112,7 +112,7 @@ def count(
     Raises:
       ValueError: the config is not possible, the image is too small for the strides, or does not fit the network.
     """
-    if isinstance(model, nnx.Module):
+    if isinstance(model, nnx.Module | linen.Module):
         name, channels, module = type(model).__name__, 3, model
     else:
         cfg = _checked(model)
@@ -128,11 +128,13 @@ def count(
         shape = shape[1:]
     if min(shape) < 1:
         raise ValueError(f"{name} on an input of {_by(shape)}; allowed: sizes of at least 1")
+    if isinstance(module, linen.Module):
+        module = nnx.eval_shape(lambda: _bridged(model, jnp.zeros((1, *shape), jnp.float32)))
     graphdef, rngs, params, rest = nnx.split(module, nnx.RngState, nnx.Param, ...)
     scopes: dict[str, nnx.Module] = {}
 
     def forward(rngs: Any, params: Any, rest: Any, images: jax.Array) -> Any:
-        network = nnx.merge(graphdef, rngs, params, rest, copy=True)
+        network: Any = nnx.merge(graphdef, rngs, params, rest, copy=True)
         network.eval()
         scopes.update(_scope(network))
         result = network(images)
@@ -169,6 +171,11 @@ def count(
         layers=layers,
         unknown=dict(walk.unknown),
     )
+
+
+def _bridged(module: linen.Module, images: jax.Array) -> Any:
+    bridge: Any = nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0))
+    return nnx.bridge.lazy_init(bridge, images)
 
 
 def _checked(model: Any) -> Any:
