@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, network
+from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, ZOO, resolve, unused
 
 
 class Knob(NamedTuple):
@@ -48,7 +48,7 @@ KNOBS: Mapping[str, Knob] = {
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
     # The network; the papers' values.
-    "model.name": Knob("mobilenet_v2", "a row of models/specs.py", tuple(NETWORKS)),
+    "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Knob(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
     "model.in_channels": Knob(3, "channels of the images", COUNT),
     "model.num_classes": Knob(1000, "outputs of the classifier", Range(2)),
@@ -56,6 +56,7 @@ KNOBS: Mapping[str, Knob] = {
     "model.stem": Knob((), "(channels, stride) of the first convolution; () = the named network's"),
     "model.last": Knob(-1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1)),
     "model.divisor": Knob(0, "channels are multiples of this; 8 = the papers', 0 = the named network's", NONNEGATIVE),
+    "model.groups": Knob(3, "of ShuffleNet's 1x1 convolutions (Zhang et al. 2018, Table 1)", (1, 2, 3, 4, 8)),
     "model.kernel_size": Knob(3, "depthwise kernel", (1, 3, 5, 7, 9)),
     "model.conv": Knob("depthwise", "full = a dense convolution in its place (V1 Table 4)", ("depthwise", "full")),
     "model.depth": Knob(
@@ -70,6 +71,7 @@ KNOBS: Mapping[str, Knob] = {
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")
     ),
     "model.dropout": Knob(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
+    "model.split": Knob(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
     "model.formulation": Knob("auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift")),
     "model.norm.momentum": Knob(0.997, "decay of BatchNorm's running statistics (released V2 code)", FRACTION),
     "model.norm.eps": Knob(1e-3, "added to BatchNorm's variance (released V2 code)", POSITIVE),
@@ -168,6 +170,12 @@ def check(config: ConfigDict, where: str = "config") -> None:
     flat = {name: _coerce(name, value, where) for name, value in flatten(config).items()}
     batch, group = flat["train.batch_size"], flat["model.norm.group"]
     if flat["task"] == "classification":
+        for knob in (f"model.{key}" for key in unused(flat["model.name"])):
+            if flat[knob] != KNOBS[knob].default:
+                raise ValueError(
+                    f"{where}: {knob}={flat[knob]!r} means nothing to {flat['model.name']}; "
+                    f"allowed: the default {KNOBS[knob].default!r}"
+                )
         if group and batch % group:
             raise ValueError(
                 f"{where}: model.norm.group={group} does not divide train.batch_size={batch}; "
@@ -179,7 +187,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
         if stem and not (len(stem) == 2 and all(isinstance(entry, int) and entry > 0 for entry in stem)):
             raise ValueError(f"{where}: model.stem={stem!r}; allowed: (channels, stride), or () for the network's own")
         try:
-            network(config.model)
+            resolve(config.model)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 

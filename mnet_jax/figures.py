@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -227,13 +227,51 @@ def seeds(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
     return figure
 
 
-def _subplots(width: float, height: float, columns: int = 1, sharey: bool = False) -> tuple["Figure", Any]:
+def cost_by_depth(networks: Mapping[str, Sequence[tuple[int, int]]]) -> "Figure":
+    """Channels and bytes of the output of every convolution and dense layer (V2 Table 3), a column a network."""
+    figure, panels = _subplots(WIDTH, 3.6, columns=len(networks), rows=2, sharey="row")
+    panels = np.reshape(panels, (2, -1))
+    for column, (name, layers) in enumerate(networks.items()):
+        for axes, values in zip(panels[:, column], zip(*layers, strict=True), strict=True):
+            axes.stairs(values, fill=True, color=PALETTE[column % len(PALETTE)])
+            axes.yaxis.set_major_formatter(lambda number, _: stats.quantity(number))
+        panels[0, column].set_title(name, loc="left")
+        panels[1, column].set_xlabel("layer")
+    for axes, label in zip(panels[:, 0], ("channels", "bytes"), strict=True):
+        axes.set_ylabel(label)
+    return figure
+
+
+def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figure":
+    """Shares of multiply-adds and weights by type of layer (V1 Table 2), a bar a network: {type: (MAdds, weights)}."""
+    kinds = list(dict.fromkeys(kind for shares in networks.values() for kind in shares))
+    figure, panels = _subplots(WIDTH, 1.4 + 0.4 * len(networks), columns=2, sharey=True)
+    for axes, title, which in zip(panels, ("multiply-adds (%)", "weights (%)"), (0, 1), strict=True):
+        start = np.zeros(len(networks))
+        for index, kind in enumerate(kinds):
+            part = [
+                100 * shares.get(kind, (0, 0))[which] / sum(pair[which] for pair in shares.values())
+                for shares in networks.values()
+            ]
+            color, hatch = PALETTE[index % len(PALETTE)], _after_palette(("", "///", "...", "xxx"), index)
+            axes.barh(range(len(networks)), part, left=start, color=color, hatch=hatch, edgecolor="white", label=kind)
+            start += part
+        _name_rows(axes, list(networks))
+        axes.set_title(title, loc="left")
+        axes.set_xlim(0, 100)
+    _legend(figure, panels[0], len(kinds))
+    return figure
+
+
+def _subplots(
+    width: float, height: float, columns: int = 1, sharey: bool | Literal["row"] = False, rows: int = 1
+) -> tuple["Figure", Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(1, columns, sharey=sharey)
+        return figure, figure.subplots(rows, columns, sharey=sharey)
 
 
 def _after_palette(choices: Sequence[str], index: int) -> str:

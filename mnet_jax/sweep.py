@@ -151,7 +151,7 @@ def _identity(cfg: Any) -> tuple[Any, ...]:
     if flat["task"] != "classification":
         return tuple(flat.items())
     rest = tuple((key, value) for key, value in flat.items() if not key.startswith("model."))
-    return (specs.network(cfg.model), *rest)
+    return (specs.resolve(cfg.model), *rest)
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from mnet_jax import config, optim, sweep, train
 from mnet_jax.data import sources
-from mnet_jax.models import init, mobilenet, specs
+from mnet_jax.models import init, mobilenet, specs, zoo
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
 @pytest.mark.parametrize(
     ("field", "served"),
     [
-        ("model.name", specs.NETWORKS),
+        ("model.name", {**specs.NETWORKS, **zoo.NETWORKS}),
         ("model.act", specs.ACTIVATIONS),
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "mnet_jax"
 WORDS = {"config", "models.specs", "results", "stats"}
 PARTS = {"ops": set(), "models": {"ops"}, "data": set(), "optim": set(), "tasks": set(), "figures": set()}
 ALLOWED = {
-    "cost": {"models"},
+    "cost": {"models", "figures"},
     "step": {"models", "tasks", "optim", "data"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),

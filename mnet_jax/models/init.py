@@ -38,4 +38,5 @@ def initialize(model: nnx.Module, key: jax.Array, name: str) -> None:
         ends.append(ends[-1] + math.prod(param.shape))
     flat = INITS[name].draw(key, (ends[-1],), jnp.float32)
     for param, start, end in zip(kernels, ends, ends[1:], strict=False):
-        param[...] = param.get_metadata()["std"] * flat[start:end].reshape(param.shape)
+        # Not `param[...] = `, which in a trace looks through all equations before it.
+        param.set_value(param.get_metadata()["std"] * flat[start:end].reshape(param.shape))

@@ -1,55 +1,219 @@
-"""The layers that every network is made of."""
+"""The layers that every network is made of: convolution, norm and activation; dense; squeeze-and-excite; pooling."""
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax import lax
 
+from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import Style
 from mnet_jax.ops import depthwise, norm, pointwise
-from mnet_jax.ops.depthwise import pads
+from mnet_jax.ops.depthwise import Padding, output_size, pads
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
 """(low, high) of the clip that is the activation, as in `specs.ACTIVATIONS`; numbers or traced scalars."""
 
+Activation = Bounds | Callable[[jax.Array], jax.Array]
 
-class ConvNorm(nnx.Module):
-    """Convolution without bias, batch norm, activation.
+LINEAR, RELU = specs.ACTIVATIONS["linear"], specs.ACTIVATIONS["relu"]
 
-    `kind` is "dense" (kernel KxKxIxO), "pointwise" (IxO) or "depthwise" (KxKxC). The module has Flax's switch
-    `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates `mean` and `var`.
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """ReLU6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return jnp.clip(x + 3, 0, 6) * (1 / 6)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """x ReLU6(x + 3) / 6 (Howard et al. 2019, section 5.2)."""
+    return x * hard_sigmoid(x)
+
+
+ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard_swish}
+"""The words of spec rows, as the layers take them."""
+
+
+def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, style: str) -> Padding:
+    """Explicit padding of an (H, W) input.
+
+    `style`: "same" (TensorFlow's), "symmetric" (PyTorch's), "valid" (none), or "ceil" (Caffe's pooling: just enough
+    after the end that no pixel is left out).
+    """
+    if style == "valid":
+        return (0, 0), (0, 0)
+    if style == "ceil":
+        rows, columns = ((0, (k - n) % stride) for n, k in zip(hw, size, strict=True))
+        return rows, columns
+    return pads(hw, size[0], stride, style)[0], pads(hw, size[1], stride, style)[1]
+
+
+class Conv(nnx.Module):
+    """Convolution, bias (where `bias`), activation.
+
+    `kind` is "dense" (kernel RxSxI/GxO), "pointwise" (IxO) or "depthwise" (KxKxC); `size` a number or (rows, columns);
+    `groups` (dense only) cut input and output channels alike (Krizhevsky et al. 2012): ValueError where they do not
+    divide both. `padding` is a style of `pad_widths`, None = the style's.
     """
 
-    def __init__(self, style: Style, kind: str, inputs: int, outputs: int, size: int = 1, stride: int = 1):
+    def __init__(
+        self,
+        style: Style,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int] = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        padding: str | None = None,
+        bias: bool = True,
+    ):
+        if inputs % groups or outputs % groups:
+            raise ValueError(f"{groups} groups do not divide {inputs} input and {outputs} output channels")
+        rows, columns = (size, size) if isinstance(size, int) else size
         shape, fan_in = {
-            "dense": ((size, size, inputs, outputs), size * size * inputs),
+            "dense": ((rows, columns, inputs // groups, outputs), rows * columns * inputs // groups),
             "pointwise": ((inputs, outputs), inputs),
-            "depthwise": ((size, size, outputs), size * size),
+            "depthwise": ((rows, columns, outputs), rows * columns),
         }[kind]
-        self.style, self.kind, self.stride = style, kind, stride
-        self.use_running_average = False
+        self.style, self.kind, self.stride, self.groups = style, kind, stride, groups
+        self.padding = style.padding if padding is None else padding
         self.kernel = kernel(shape, INITS[style.init].std(fan_in))
-        self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def convolve(self, x_BHWC: jax.Array) -> jax.Array:
+        """The convolution alone."""
+        kernel, formulation = self.kernel[...], self.style.formulation
+        if self.kind == "pointwise":
+            return pointwise.pointwise(x_BHWC, kernel, formulation)
+        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, self.padding)
+        if self.kind == "depthwise":
+            return depthwise.depthwise(x_BHWC, kernel, self.stride, pad, formulation)
+        if self.groups == 1:
+            return pointwise.dense_conv(x_BHWC, kernel, self.stride, pad, formulation)
+        output_size(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, pad)
+        return lax.conv_general_dilated(
+            x_BHWC,
+            kernel,
+            (self.stride, self.stride),
+            pad,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+
+    def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
+        """Returns y_BHWC after `act`."""
+        y_BHWC = self.convolve(x_BHWC)
+        return activate(y_BHWC + self.bias[...][None, None, None] if hasattr(self, "bias") else y_BHWC, act)
+
+
+class ConvNorm(Conv):
+    """Convolution without bias, batch norm, activation; `kind` and the rest as for `Conv`.
+
+    The module has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call
+    updates `mean` and `var`. With `learn_scale=False` the norm has no scale of its own (Inception V3).
+    """
+
+    def __init__(self, style: Style, kind: str, inputs: int, outputs: int, *args, learn_scale: bool = True, **kwargs):
+        super().__init__(style, kind, inputs, outputs, *args, **kwargs)
+        self.use_running_average = False
+        if learn_scale:
+            self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
 
-    def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
-        """Returns y_BHWC, clipped to `bounds` = (low, high)."""
-        style, kernel = self.style, self.kernel[...]
-        if self.kind == "pointwise":
-            y_BHWC = pointwise.pointwise(x_BHWC, kernel, style.formulation)
-        else:
-            padding = pads(x_BHWC.shape[1:3], kernel.shape[0], self.stride, style.padding)
-            convolve = depthwise.depthwise if self.kind == "depthwise" else pointwise.dense_conv
-            y_BHWC = convolve(x_BHWC, kernel, self.stride, padding, style.formulation)
-        scale, bias, (low, high), eps = self.scale[...], self.bias[...], bounds, style.norm_eps
+    def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
+        """Returns y_BHWC after `act`."""
+        style, bias = self.style, self.bias[...]
+        y_BHWC = self.convolve(x_BHWC)
+        scale = self.scale[...] if hasattr(self, "scale") else jnp.ones_like(bias)
+        (low, high), eps = LINEAR if callable(act) else act, style.norm_eps
         if self.use_running_average:
-            return norm.norm_act_inference(y_BHWC, scale, bias, self.mean[...], self.var[...], low, high, eps)
-        y_BHWC, mean, var = norm.batch_norm_act(
-            y_BHWC, scale, bias, low, high, eps, style.norm_group, style.formulation
-        )
-        momentum = style.norm_momentum
-        self.mean[...] = momentum * self.mean[...] + (1 - momentum) * mean
-        self.var[...] = momentum * self.var[...] + (1 - momentum) * var
-        return y_BHWC
+            y_BHWC = norm.norm_act_inference(y_BHWC, scale, bias, self.mean[...], self.var[...], low, high, eps)
+        else:
+            y_BHWC, mean, var = norm.batch_norm_act(
+                y_BHWC, scale, bias, low, high, eps, style.norm_group, style.formulation
+            )
+            momentum = style.norm_momentum
+            self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
+            self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
+        return act(y_BHWC) if callable(act) else y_BHWC
+
+
+class Dense(nnx.Module):
+    """A dense layer with bias; `std` of the initial kernel is by default that of the released code's last layer."""
+
+    def __init__(self, inputs: int, outputs: int, std: float = 0.09):
+        self.kernel = kernel((inputs, outputs), std)
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x_BC: jax.Array, act: Activation = LINEAR) -> jax.Array:
+        """Returns y_BC after `act`; an input of other channels is a ValueError."""
+        if x_BC.shape[1] != self.kernel.shape[0]:
+            raise ValueError(
+                f"the dense layer takes {self.kernel.shape[0]} features, these images make {x_BC.shape[1]}; "
+                "allowed: the resolution that the network was built for"
+            )
+        return activate(x_BC @ self.kernel[...] + self.bias[...][None], act)
+
+
+class SqueezeExcite(nnx.Module):
+    """Multiplies each channel by a gate computed from the means of all (Hu et al. 2018, section 3)."""
+
+    def __init__(self, style: Style, channels: int, squeezed: int, gate: Callable[[jax.Array], jax.Array]):
+        std = INITS[style.init].std
+        self.gate = gate
+        self.squeeze = Dense(channels, squeezed, std(channels))
+        self.excite = Dense(squeezed, channels, std(squeezed))
+
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        """Returns x_BHWC, gated."""
+        s_BC = self.squeeze(global_mean(x_BHWC), RELU)
+        return x_BHWC * self.excite(s_BC, self.gate)[:, None, None]
+
+
+def activate(x: jax.Array, act: Activation) -> jax.Array:
+    """Applies a clip to its bounds, or a function."""
+    if callable(act):
+        return act(x)
+    return x if act == LINEAR else jnp.clip(x, *act)
+
+
+def global_mean(x_BHWC: jax.Array) -> jax.Array:
+    """Mean over the image: x_BC."""
+    return jnp.mean(x_BHWC, axis=(1, 2))
+
+
+def max_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.Array:
+    """Maximum over windows; `style` as in `pad_widths`."""
+    return _pool(x_BHWC, size, stride, style, -jnp.inf, lax.max)[0]
+
+
+def average_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.Array:
+    """Mean over windows, of the pixels that are in the image; `style` as in `pad_widths`."""
+    total_BHWC, pad = _pool(x_BHWC, size, stride, style, 0.0, lax.add)
+    rows, columns = (
+        np.convolve(np.pad(np.ones(n), around), np.ones(size), "valid")[::stride]
+        for n, around in zip(x_BHWC.shape[1:3], pad, strict=True)
+    )
+    return total_BHWC * jnp.asarray(1 / np.outer(rows, columns)[None, ..., None], x_BHWC.dtype)
+
+
+def _pool(x_BHWC, size, stride, style, start, reduce):
+    window = (size, size)
+    pad = pad_widths(x_BHWC.shape[1:3], window, stride, style)
+    output_size(x_BHWC.shape[1:3], window, stride, pad)
+    around, start = ((0, 0), *pad, (0, 0)), np.asarray(start, x_BHWC.dtype)
+    return lax.reduce_window(x_BHWC, start, reduce, (1, *window, 1), (1, stride, stride, 1), around), pad
+
+
+def local_response_norm(x_BHWC: jax.Array) -> jax.Array:
+    """x / (2 + 1e-4 sum of squares over 5 neighboring channels)^0.75 (Krizhevsky et al. 2012, section 3.3)."""
+    zero = np.asarray(0.0, x_BHWC.dtype)
+    around = ((0, 0), (0, 0), (0, 0), (2, 2))
+    sums_BHWC = lax.reduce_window(jnp.square(x_BHWC), zero, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), around)
+    return x_BHWC * (2 + 1e-4 * sums_BHWC) ** -0.75

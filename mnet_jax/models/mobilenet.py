@@ -1,21 +1,60 @@
-"""MobileNetV1 and V2 (Howard et al. 2017; Sandler et al. 2018) from a resolved `Network`."""
+"""MobileNetV1, V2 and V3 (Howard et al. 2017; Sandler et al. 2018; Howard et al. 2019) from a resolved `Network`."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from mnet_jax.models.blocks import InvertedResidual, SeparableBlock
-from mnet_jax.models.init import kernel
-from mnet_jax.models.layers import ConvNorm
-from mnet_jax.models.specs import ACTIVATIONS, Network
+from mnet_jax.models.init import INITS
+from mnet_jax.models.layers import (
+    ACTIVATIONS,
+    Bounds,
+    ConvNorm,
+    Dense,
+    SqueezeExcite,
+    global_mean,
+    hard_sigmoid,
+)
+from mnet_jax.models.specs import Block, Network
 
-BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual}
+
+class SqueezedResidual(nnx.Module):
+    """V3's block (Howard et al. 2019, Figure 4): V2's, with squeeze-and-excite behind the depthwise convolution.
+
+    Kernel size, activation and squeeze-and-excite are the row's; the gate is a hard sigmoid, as in the released code.
+    """
+
+    def __init__(self, net: Network, block: Block, inputs: int):
+        self.act, self.shortcut, style = ACTIVATIONS[block.act], net.shortcut, net.style
+        if block.expand:
+            self.expand = ConvNorm(style, "pointwise", inputs, block.expanded)
+        self.depthwise = ConvNorm(style, "depthwise", block.expanded, block.expanded, block.kernel_size, block.stride)
+        if block.squeezed:
+            self.excite = SqueezeExcite(style, block.expanded, block.squeezed, hard_sigmoid)
+        self.project = ConvNorm(style, "pointwise", block.expanded, block.channels)
+
+    def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
+        """Returns the output and {"expansion", "depthwise"}; shortcuts between expansions are V2's."""
+        del filtered
+        e_BHWE = self.expand(x_BHWC, self.act) if hasattr(self, "expand") else x_BHWC
+        d_BHWE = self.depthwise(e_BHWE, self.act)
+        if hasattr(self, "excite"):
+            d_BHWE = self.excite(d_BHWE)
+        y_BHWC = self.project(d_BHWE, project)
+        if self.shortcut == "bottleneck" and y_BHWC.shape == x_BHWC.shape:
+            y_BHWC = y_BHWC + x_BHWC
+        return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
+
+
+BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
 
 
 class MobileNet(nnx.Module):
-    """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier."""
+    """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier.
+
+    V3 has a layer without norm between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5).
+    """
 
     def __init__(self, net: Network):
         self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS[net.project_act]
@@ -28,8 +67,11 @@ class MobileNet(nnx.Module):
         if net.last:
             self.head = ConvNorm(net.style, "pointwise", channels, net.last)
             channels = net.last
+        if net.features:
+            self.features = Dense(channels, net.features, INITS[net.style.init].std(channels))
+            channels = net.features
         self.dropout = nnx.Dropout(net.dropout)
-        self.classifier = Classifier(channels, net.num_classes)
+        self.classifier = Dense(channels, net.num_classes)
 
     def __call__(
         self, images_BHWC: jax.Array, knobs: Any = None, rngs: nnx.Rngs | None = None
@@ -44,7 +86,7 @@ class MobileNet(nnx.Module):
 
         Returns:
           logits_BK, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
-          "block1/depthwise".., "head", "pooled".
+          "block1/depthwise".., "head", "pooled", and V3's "features".
         """
         project = self.project_act if knobs is None else (knobs.project_low, knobs.project_high)
         x = self.stem(images_BHWC, self.act)
@@ -56,17 +98,7 @@ class MobileNet(nnx.Module):
             endpoints[f"block{number}"] = x
         if hasattr(self, "head"):
             x = endpoints["head"] = self.head(x, self.act)
-        x = endpoints["pooled"] = jnp.mean(x, axis=(1, 2))
+        x = endpoints["pooled"] = global_mean(x)
+        if hasattr(self, "features"):
+            x = endpoints["features"] = self.features(x, self.act)
         return self.classifier(self.dropout(x, rngs=rngs)), endpoints
-
-
-class Classifier(nnx.Module):
-    """A dense layer, started at the scale of the released code's last convolution."""
-
-    def __init__(self, inputs: int, classes: int):
-        self.kernel = kernel((inputs, classes), 0.09)
-        self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
-
-    def __call__(self, x_BC: jax.Array) -> jax.Array:
-        """Returns logits_BK."""
-        return x_BC @ self.kernel[...] + self.bias[...][None]

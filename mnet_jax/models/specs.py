@@ -18,18 +18,74 @@ ACTIVATIONS: Mapping[str, tuple[float, float]] = {
 class Spec(NamedTuple):
     """A named network at width 1.
 
-    `family`   "v1" (depthwise separable blocks) or "v2" (inverted residuals).
+    `family`   "v1" (depthwise separable blocks), "v2" (inverted residuals) or "v3" (with squeeze-and-excite).
     `stem`     (channels, stride) of the first 3x3 convolution.
-    `blocks`   rows (t, c, n, s) for V2, (c, n, s) for V1: expansion, output channels, repeats, stride of the first.
-    `last`     channels of the last 1x1 convolution, 0 for none.
+    `blocks`   rows (t, c, n, s) for V2, (c, n, s) for V1: expansion, output channels, repeats, stride of the first;
+               for V3 one row a block: kernel size, expanded channels, output channels, squeeze-and-excite, activation,
+               stride.
+    `last`     channels of the last 1x1 convolution (V3: of the one behind the pooling), 0 for none.
     `divisor`  channels are rounded to multiples of this.
+    `act`      activation of V3's stem and head.
     """
 
     family: str
     stem: tuple[int, int]
-    blocks: tuple[tuple[int, ...], ...]
+    blocks: tuple[tuple[Any, ...], ...]
     last: int
     divisor: int
+    act: str = ""
+
+
+def _minimalistic(spec: Spec) -> Spec:
+    """The released code's V3 without 5x5 kernels, squeeze-and-excite and hard-swish."""
+    return spec._replace(blocks=tuple((3, e, c, False, "relu", s) for _, e, c, _, _, s in spec.blocks), act="relu")
+
+
+_V3_LARGE = Spec(  # Howard et al. 2019, Table 1.
+    "v3",
+    (16, 2),
+    (
+        (3, 16, 16, False, "relu", 1),
+        (3, 64, 24, False, "relu", 2),
+        (3, 72, 24, False, "relu", 1),
+        (5, 72, 40, True, "relu", 2),
+        (5, 120, 40, True, "relu", 1),
+        (5, 120, 40, True, "relu", 1),
+        (3, 240, 80, False, "hard_swish", 2),
+        (3, 200, 80, False, "hard_swish", 1),
+        (3, 184, 80, False, "hard_swish", 1),
+        (3, 184, 80, False, "hard_swish", 1),
+        (3, 480, 112, True, "hard_swish", 1),
+        (3, 672, 112, True, "hard_swish", 1),
+        (5, 672, 160, True, "hard_swish", 2),
+        (5, 960, 160, True, "hard_swish", 1),
+        (5, 960, 160, True, "hard_swish", 1),
+    ),
+    1280,
+    8,
+    "hard_swish",
+)
+
+_V3_SMALL = Spec(  # Table 2; its last layer of 1280 channels has 1024 in the released code and checkpoints.
+    "v3",
+    (16, 2),
+    (
+        (3, 16, 16, True, "relu", 2),
+        (3, 72, 24, False, "relu", 2),
+        (3, 88, 24, False, "relu", 1),
+        (5, 96, 40, True, "hard_swish", 2),
+        (5, 240, 40, True, "hard_swish", 1),
+        (5, 240, 40, True, "hard_swish", 1),
+        (5, 120, 48, True, "hard_swish", 1),
+        (5, 144, 48, True, "hard_swish", 1),
+        (5, 288, 96, True, "hard_swish", 2),
+        (5, 576, 96, True, "hard_swish", 1),
+        (5, 576, 96, True, "hard_swish", 1),
+    ),
+    1024,
+    8,
+    "hard_swish",
+)
 
 
 NETWORKS: Mapping[str, Spec] = {
@@ -51,6 +107,10 @@ NETWORKS: Mapping[str, Spec] = {
         1280,
         8,
     ),
+    "mobilenet_v3_large": _V3_LARGE,
+    "mobilenet_v3_small": _V3_SMALL,
+    "mobilenet_v3_large_minimalistic": _minimalistic(_V3_LARGE),
+    "mobilenet_v3_small_minimalistic": _minimalistic(_V3_SMALL),
     # Thin V2s for small images (d, s: digits; c: 28 to 32 pixels) of 17, 8, 8 and 15 blocks.
     "d17": Spec(
         "v2",
@@ -78,14 +138,33 @@ NETWORKS: Mapping[str, Spec] = {
     ),
 }
 
+ZOO = (
+    "alexnet",
+    "googlenet",
+    "inception_v3",
+    "nasnet_a_mobile",
+    "resnet50",
+    "se_resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg16",
+)
+"""The networks that the papers compare with: files of `models/zoo`."""
+
 
 class Block(NamedTuple):
-    """One block: `expanded` channels reach its depthwise convolution; `expand` tells whether a 1x1 makes them."""
+    """One block: `expanded` channels reach its depthwise convolution; `expand` tells whether a 1x1 makes them.
+
+    V3's blocks each have their kernel size, activation and channels between the layers of squeeze-and-excite (0: none).
+    """
 
     expand: bool
     expanded: int
     channels: int
     stride: int
+    kernel_size: int = 0
+    act: str = ""
+    squeezed: int = 0
 
 
 class Style(NamedTuple):
@@ -101,12 +180,16 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A network with every choice resolved: equal `Network`s are the same function of (weights, image)."""
+    """A network with every choice resolved: equal `Network`s are the same function of (weights, image).
+
+    `last` channels leave the last 1x1 convolution before the pooling, `features` V3's one behind it; 0 = there is none.
+    """
 
     family: str
     stem: tuple[int, int]
     blocks: tuple[Block, ...]
     last: int
+    features: int
     in_channels: int
     num_classes: int
     kernel_size: int
@@ -115,7 +198,35 @@ class Network:
     act: str
     project_act: str
     dropout: float
+    split: int
     style: Style
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network of the zoo with every choice resolved.
+
+    `width`, `groups`, `stem` and `blocks` are ShuffleNet's, as in the config; the others are as published.
+    """
+
+    name: str
+    in_channels: int
+    num_classes: int
+    dropout: float
+    style: Style
+    width: float
+    groups: int
+    stem: tuple[int, int] | tuple[()]
+    blocks: tuple[tuple[int, int, int], ...]
+
+
+def unused(name: str) -> tuple[str, ...]:
+    """The keys of `cfg.model` that mean nothing to this network, and so must have their defaults."""
+    if name in ZOO:
+        shufflenets = () if name == "shufflenet" else ("width", "groups", "stem", "blocks")
+        blocks = ("last", "divisor", "kernel_size", "conv", "depth", "expansion", "project_act", "shortcut")
+        return (*shufflenets, *blocks, "act", "split")
+    return ("groups", *(("kernel_size", "conv", "depth", "expansion", "act") if NETWORKS[name].family == "v3" else ()))
 
 
 def style(model: Any) -> Style:
@@ -130,22 +241,43 @@ def make_divisible(channels: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def network(model: Any) -> Network:
-    """Resolves `cfg.model`.
+def resolve(model: Any) -> Network | Published:
+    """Resolves `cfg.model` by its name; a ValueError where its fields do not go together."""
+    return published(model) if model.name in ZOO else network(model)
 
-    Widths follow the released code: V1 takes `max(int(alpha c), 8)`, V2 `make_divisible(alpha c, 8)`, with the
-    last 1x1 convolution scaled only above width 1. A knob that the family does not have is a ValueError.
+
+def published(model: Any) -> Published:
+    """Resolves a `cfg.model` of the zoo; rows that are not ShuffleNet's are a ValueError."""
+    _check_rows(model.name, model.blocks, {"c": int, "n": int, "s": int})
+    return Published(
+        name=model.name,
+        in_channels=model.in_channels,
+        num_classes=model.num_classes,
+        dropout=model.dropout,
+        style=style(model),
+        width=model.width,
+        groups=model.groups,
+        stem=tuple(model.stem),
+        blocks=tuple(model.blocks),
+    )
+
+
+def network(model: Any) -> Network:
+    """Resolves a `cfg.model` of the V1, V2 and V3 families.
+
+    Widths follow the released code: V1 takes `max(int(alpha c), 8)`, V2 and V3 `make_divisible(alpha c, 8)`, with the
+    last 1x1 convolution scaled only above width 1. Rows that are not the family's are a ValueError.
     """
     spec = NETWORKS[model.name]
     divisor = model.divisor or spec.divisor
     stem_channels, stem_stride = tuple(model.stem) or spec.stem
-    rows = tuple(tuple(row) for row in model.blocks) or spec.blocks
-    columns = {"v1": ("c", "n", "s"), "v2": ("t", "c", "n", "s")}[spec.family]
-    for row in rows:
-        if len(row) != len(columns) or not all(isinstance(entry, int) and entry > 0 for entry in row):
-            raise ValueError(
-                f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers, as {model.name} needs"
-            )
+    rows: tuple[tuple[Any, ...], ...] = tuple(tuple(row) for row in model.blocks) or spec.blocks
+    _check_rows(model.name, rows, COLUMNS[spec.family])
+    if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
+        raise ValueError(
+            f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
+            f"with model.shortcut={model.shortcut!r}; allowed: 1"
+        )
     if model.depth == "shallow":
         if spec.family != "v1":
             raise ValueError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
@@ -160,27 +292,58 @@ def network(model: Any) -> Network:
     before = scaled(stem_channels)
     stem = (before, stem_stride)
     blocks = []
-    for row in rows:
-        t, c, n, s = (1, *row)[-4:]
-        t = model.expansion if model.expansion and t != 1 else t
-        for repeat in range(n):
-            expanded = before if t == 1 else make_divisible(before * t, divisor)
-            blocks.append(Block(t != 1, expanded, scaled(c), s if repeat == 0 else 1))
-            before = scaled(c)
+    if spec.family == "v3":
+        unscaled = stem_channels
+        for kernel_size, e, c, squeeze, act, s in rows:
+            expanded = make_divisible(before * e / unscaled, divisor)
+            squeezed = make_divisible(expanded / 4, divisor) if squeeze else 0
+            blocks.append(Block(e != unscaled, expanded, scaled(c), s, kernel_size, act, squeezed))
+            before, unscaled = scaled(c), c
+    else:
+        for row in rows:
+            t, c, n, s = (1, *row)[-4:]
+            t = model.expansion if model.expansion and t != 1 else t
+            for repeat in range(n):
+                expanded = before if t == 1 else make_divisible(before * t, divisor)
+                blocks.append(Block(t != 1, expanded, scaled(c), s if repeat == 0 else 1))
+                before = scaled(c)
     last = spec.last if model.last < 0 else model.last
-    v1 = spec.family == "v1"
+    last = last and scaled(last, max(1.0, model.width))
+    v1, v3 = spec.family == "v1", spec.family == "v3"
     return Network(
         family=spec.family,
         stem=stem,
         blocks=tuple(blocks),
-        last=last and scaled(last, max(1.0, model.width)),
+        last=make_divisible(6 * before, divisor) if v3 else last,
+        features=last if v3 else 0,
         in_channels=model.in_channels,
         num_classes=model.num_classes,
         kernel_size=model.kernel_size,
         conv=model.conv,
         shortcut="none" if v1 else model.shortcut,
-        act=model.act,
+        act=spec.act or model.act,
         project_act=model.act if v1 else model.project_act,
         dropout=model.dropout,
+        split=model.split,
         style=style(model),
     )
+
+
+COLUMNS: Mapping[str, Mapping[str, type]] = {
+    "v1": {"c": int, "n": int, "s": int},
+    "v2": {"t": int, "c": int, "n": int, "s": int},
+    "v3": {"kernel": int, "expanded": int, "channels": int, "squeeze": bool, "act": str, "stride": int},
+}
+
+
+def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, type]) -> None:
+    for row in rows:
+        if len(row) != len(columns) or not all(
+            isinstance(entry, kind) and (kind is not int or entry > 0)
+            for entry, kind in zip(row, columns.values(), strict=True)
+        ):
+            others = "" if set(columns.values()) == {int} else ", squeeze True or False, act a word"
+            raise ValueError(
+                f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
+                f"as {name} needs"
+            )
