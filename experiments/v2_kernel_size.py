@@ -3,7 +3,10 @@
 Claim: larger kernels are more accurate. V2 uses 3x3 everywhere; MobileNetV3's search chose 5x5 for part of the blocks
 (Howard et al. 2019, Tables 1 and 2) and prints no ablation of it.
 
-    python -m mnet_jax.main --config experiments/v2_kernel_size.py
+    python -m mnet_jax.main --config experiments/v2_kernel_size.py        # 4 minutes on 2 cores
+
+Measured on digits, 12 seeds: 3x3 97.63 %, 5x5 +0.51 [+0.05, +0.97] points for 45 % more multiply-adds, 7x7 +0.42
+[+0.08, +0.75] for 112 % more. One learning rate for all, not tuned.
 """
 
 from mnet_jax import config

@@ -4,9 +4,14 @@ Claim: non-linearities in the narrow layers lose information, so a linear bottle
 2018, sections 3.2 and 6.2; Figure 6a: 71.05 against 70.43 % ImageNet top-1, mean of steps 6M to 7M, read from the
 figure's vectors; one run each).
 
-    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py                  # 2 minutes on 2 cores
-    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10_quick    # 3 minutes
-    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10          # an hour
+    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py                  # 2 min 43 s on 2 cores
+    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10_quick    # 2 min 41 s
+    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10          # 80 minutes
+
+Measured, differences from linear in points with 95 % t-intervals:
+
+    digits, 12 seeds          linear 97.95 %   ReLU6 -1.43 [-1.97, -0.89]   ReLU -1.15 [-1.57, -0.72]
+    cifar10_quick, 5 seeds    linear 51.59 %   ReLU6 -4.10 [-5.26, -2.93]
 """
 
 from mnet_jax import config

@@ -89,7 +89,7 @@ def run(folder, cases):
     out = folder / "logits.npz"
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "KERAS_HOME": str(folder)}
     environment |= {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": getattr(jax.config, "jax_compilation_cache_dir", None) or ""}
     subprocess.run([sys.executable, __file__, str(out), *cases], env=environment, check=True)
     return dict(np.load(out))
 
