@@ -135,6 +135,8 @@ def train(plan: "Sweep", workdir: Path, arguments: Sequence[str], number: int | 
 
     todo = len(sweep.left(workdir, plan))
     cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    if number and number > 1 and not cores:
+        raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
     pins = [cores[index % len(cores)] for index in range(len(cores) if number is None else number) if cores][:todo]
     status, failures = 0, []
     if todo:
@@ -165,7 +167,7 @@ def report(workdirs: Sequence[Path]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a user's mistake; a full disk
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")

@@ -162,9 +162,14 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path):
         assert json.loads((workdir / "runs" / row["run"] / "metrics.jsonl").read_text().split("\n")[-2])["epoch"] == 200
 
 
+def family(pid):
+    """A process and the workers it started."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_gives_the_same_rows(swept, tmp_path):
-    """kill -9 of the whole group, five times, at moments spread over the sweep."""
+    """kill -9 of the command and its workers, five times, at moments spread over the sweep."""
     import random
 
     folder, _ = swept
@@ -179,8 +184,8 @@ def test_killed_at_random_moments_gives_the_same_rows(swept, tmp_path):
             stderr=subprocess.DEVNULL,
         )
         time.sleep(moments.uniform(3, 12))
-        process.kill()
+        for pid in family(process.pid):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
-        time.sleep(0.5)
     assert door(tmp_path, "--workers", "2").returncode == 0
     assert comparable_rows(Path(tmp_path) / "runs" / "tiny-digits") == comparable_rows(folder / "runs" / "tiny-digits")
