@@ -107,13 +107,13 @@ def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[i
 def progress(workdir: Path, plan: Sweep) -> Iterator[None]:
     """Shows meanwhile what all processes on this workdir do together: a bar, or lines where there is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     console, done = Console(stderr=True), threading.Event()
     state = _State(workdir, plan)
     if console.is_terminal:
-        name, facts = TextColumn("{task.description}"), TextColumn("{task.fields[facts]}")
-        with Progress(name, BarColumn(), facts, TimeElapsedColumn(), console=console, transient=True) as bar:
+        name, facts = TextColumn("{task.description}"), TextColumn("{task.percentage:3.0f}%  {task.fields[facts]}")
+        with Progress(name, BarColumn(bar_width=12), facts, console=console, transient=True) as bar:
             task = bar.add_task(plan.experiment, total=1.0, facts="starting")
 
             def show() -> None:
