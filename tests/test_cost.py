@@ -287,3 +287,8 @@ def test_xla_counts_what_is_listed(capsys):
     total, rest = terms.pop("XLA's cost_analysis"), terms.pop("the rest")
     assert sum(terms.values()) + rest == total
     assert 0 <= rest < 0.02 * total  # arithmetic on the norms' parameters, clips without bounds
+
+
+def test_the_door_takes_a_resolution_at_its_word():
+    with pytest.raises(ValueError, match="0x0x3; allowed: sizes of at least 1"):
+        door.main(["mobilenet_v2", "--resolution", "0"])

@@ -123,7 +123,7 @@ def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int
     overrides = {field: value for field, value in vars(args).items() if value is not None} | fields
     known = {f"model.{field}": value for field, value in overrides.items() if f"model.{field}" in config.KNOBS}
     config.override(cfg, {"model.name": name, **known}, "cost")
-    resolution = args.resolution or RESOLUTIONS.get(name, 224)
+    resolution = RESOLUTIONS.get(name, 224) if args.resolution is None else args.resolution
     return cfg.model, resolution, cost.count(cfg.model, resolution, bytes_per_element=args.bytes)
 
 
