@@ -6,7 +6,7 @@ figure's vectors; one run each).
 
     python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py                  # 2 min 43 s on 2 cores
     python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10_quick    # 2 min 41 s
-    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10          # 80 minutes
+    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10          # 80 minutes, by its step
 
 Measured, differences from linear in points with 95 % t-intervals:
 

@@ -70,7 +70,7 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
     if mode == "tune":
         arms, claim["tune_arms"] = _tuning_grid(arms, base)
     elif base.task == "classification":
-        arms = _with_twins(arms, base)
+        arms = _with_twins(arms)
 
     seeds = range(base.seeds)
     if mode == "tune":
@@ -171,7 +171,7 @@ def _name(row: Mapping[str, Any]) -> str:
     return ",".join(parts) or "baseline"
 
 
-def _with_twins(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
+def _with_twins(arms: dict[str, Arm]) -> dict[str, Arm]:
     """Adds to every arm with another learning rate than the baseline's a copy at the baseline's."""
     lr = next(iter(arms.values())).lr
     twins = {}

@@ -155,14 +155,13 @@ class Training:
         """Up to CHUNK_STEPS updates of one epoch, and what is due at its end."""
         first = self.done % self.per_epoch
         count = min(CHUNK_STEPS, self.per_epoch - first)
-        begin = time.perf_counter()
         with self.clock.spent("steps"):
             self.state, sums = self.program.train(
                 self.state, self.knobs, *self.images, self.order_STB, jnp.int32(first), jnp.int32(count)
             )
             self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
         self.done += count
-        self._write_progress(count * self.cfg.train.batch_size * len(self.logs) / (time.perf_counter() - begin))
+        self._write_progress()
         if self.done % self.per_epoch == 0 or self.ended:
             self._end_epoch()
             self.order_STB = self._order()
@@ -226,9 +225,9 @@ class Training:
         self.checkpoints.close(delete=True)
         (self.folder / "progress.json").unlink(missing_ok=True)
 
-    def _write_progress(self, images_per_second: float) -> None:
+    def _write_progress(self) -> None:
         names = [run.name for run in self.job.runs]
-        line = {"runs": names, "step": self.done, "steps": self.steps, "rate": images_per_second, "time": time.time()}
+        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time()}
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 

@@ -94,8 +94,9 @@ def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[i
                 worker.kill()
             raise
     failures = []
+    stopped = (0, 75, -signal.SIGTERM) if told else (0, 75)  # a worker that was still importing dies of the signal
     for number, worker in enumerate(workers):
-        if worker.returncode not in (0, 75):
+        if worker.returncode not in stopped:
             path = logs / f"worker-{number}.log"
             last = path.read_text().strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last

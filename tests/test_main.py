@@ -189,3 +189,17 @@ def test_killed_at_random_moments_gives_the_same_rows(swept, tmp_path):
         process.wait()
     assert door(tmp_path, "--workers", "2").returncode == 0
     assert comparable_rows(Path(tmp_path) / "runs" / "tiny-digits") == comparable_rows(folder / "runs" / "tiny-digits")
+
+
+def test_a_stop_while_workers_are_still_starting_is_a_stop(tmp_path):
+    write(tmp_path)
+    workdir = tmp_path / "runs" / "tiny-digits"
+    process = subprocess.Popen(
+        command(tmp_path, "--workers", "2"), env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not list(workdir.glob("logs/worker-1.log")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "the same command goes on" in err

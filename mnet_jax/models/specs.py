@@ -12,7 +12,7 @@ ACTIVATIONS: Mapping[str, tuple[float, float]] = {
     "relu": (0.0, float("inf")),
     "relu6": (0.0, 6.0),
 }
-"""name -> (low, high): every activation of the papers is a clip, so arms can share one compiled program."""
+"""name -> (low, high): those of V1 and V2 are clips, so arms that differ in them share one compiled program."""
 
 
 class Spec(NamedTuple):
