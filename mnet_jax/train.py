@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, step, sweep
+from mnet_jax import config, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
 from mnet_jax.models import weights
@@ -95,17 +95,21 @@ class Training:
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
+            self.mesh = sharding.mesh(len(seeds), batch)
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
-            self.knobs = config.Knobs(*(jnp.asarray(column, jnp.float32) for column in knobs_S))
-            self.images = _on_device(data.source, data.dir)
+            self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
+            self.images = _on_devices(data.source, data.dir, self.mesh)
             held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
-            self.index_SNB, self.mask_SNB = (np.stack(column) for column in held_out)
+            index_SNB, mask_SNB = (np.stack(column) for column in held_out)
+            self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
+            self.held_out_S = mask_SNB.sum((1, 2), dtype=np.float64)
         with clock.spent("compile"):
-            seeds_S = jnp.asarray(seeds, jnp.int32)
+            seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
             self.program = self._compiled(seeds_S)
             self.state = self.program.init(seeds_S)
         self.done, self.saved = 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
+        self.diverged_at = np.full(len(seeds), -1)
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._restore()
@@ -114,17 +118,17 @@ class Training:
 
     def _compiled(self, seeds_S: jax.Array) -> step.Program:
         """The program compiled for these shapes, and kept for the next job of the process."""
-        key = (self.job.program, len(seeds_S), self.index_SNB.shape)
+        key = (self.job.program, len(seeds_S), self.held_out[0].shape, self.mesh)
         if key not in _programs:
             source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
-            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch)
+            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch, self.mesh)
             state = jax.eval_shape(program.init, seeds_S)
             order_STB = jax.ShapeDtypeStruct((len(seeds_S), self.per_epoch, self.cfg.train.batch_size), jnp.int32)
             inputs = (state, self.knobs, *self.images)
             _programs[key] = step.Program(
                 init=program.init.lower(seeds_S).compile(),
                 train=program.train.lower(*inputs, order_STB, count, count).compile(),
-                evaluate=program.evaluate.lower(*inputs, self.index_SNB, self.mask_SNB).compile(),
+                evaluate=program.evaluate.lower(*inputs, *self.held_out).compile(),
             )
         return _programs[key]
 
@@ -134,18 +138,18 @@ class Training:
             self.state, meta = restored
             self.done, self.clock.seconds = meta["step"], meta["seconds"]
             self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
+            self.diverged_at = sharding.fetch(self.state["diverged_at"])
             logging.info("job %s goes on from step %d", self.job.name, self.done)
 
     def _order(self) -> jax.Array:
         """The batches of the epoch that step `done` lies in."""
         epoch, batch = self.done // self.per_epoch, self.cfg.train.batch_size
         runs = zip(self.job.runs, self.splits, strict=True)
-        return jnp.asarray(np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs]))
+        order_STB = np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs])
+        return self._put(sharding.BATCHES, order_STB)
 
-    @property
-    def diverged_at(self) -> np.ndarray:
-        """[S]: the first step whose loss was not finite, or -1."""
-        return np.asarray(self.state["diverged_at"])
+    def _put(self, spec: Any, array: np.ndarray) -> jax.Array:
+        return sharding.put(self.mesh, spec, array)
 
     @property
     def ended(self) -> bool:
@@ -160,6 +164,7 @@ class Training:
                 self.state, self.knobs, *self.images, self.order_STB, jnp.int32(first), jnp.int32(count)
             )
             self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
+            self.diverged_at = np.asarray(sums["diverged_at"])
         self.done += count
         self._write_progress()
         if self.done % self.per_epoch == 0 or self.ended:
@@ -182,10 +187,9 @@ class Training:
         self.totals = dict.fromkeys(self.totals, np.zeros(len(lines)))
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
-                sums = self.program.evaluate(self.state, self.knobs, *self.images, self.index_SNB, self.mask_SNB)
-                correct_S, nll_S = (np.asarray(sums[name], np.float64) for name in ("correct", "nll"))
-            images_S = self.mask_SNB.sum((1, 2), dtype=np.float64)
-            for line, accuracy, nll in zip(lines, correct_S / images_S, nll_S / images_S, strict=True):
+                sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
+                accuracy_S, nll_S = (np.asarray(sums[name], np.float64) / self.held_out_S for name in ("correct", "nll"))
+            for line, accuracy, nll in zip(lines, accuracy_S, nll_S, strict=True):
                 line |= {"accuracy": float(accuracy), "nll": float(nll)}
         with self.clock.spent("writing"):
             for log, line in zip(self.logs, lines, strict=True):
@@ -332,9 +336,9 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def _on_device(name: str, data_dir: str) -> tuple[jax.Array, jax.Array]:
+def _on_devices(name: str, data_dir: str, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
     source = sources.load(name, data_dir)
-    return jax.device_put((source.images_NHWC, source.labels_N))
+    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (source.images_NHWC, source.labels_N))
 
 
 def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
