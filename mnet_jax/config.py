@@ -92,6 +92,7 @@ KNOBS: Mapping[str, Knob] = {
     "train.ema": Knob(0.9999, "decay of the averaged weights, which are then evaluated; 0 = off", Range(0, 0.999999)),
     "train.eval_every": Knob(10, "epochs between evaluations; the last epoch always has one", COUNT),
     "train.checkpoint_seconds": Knob(60.0, "between checkpoints", NONNEGATIVE),
+    "train.hang_seconds": Knob(3600.0, "without progress after which a worker is killed; 0 = never", NONNEGATIVE),
     "optim.name": Knob("rmsprop", "rmsprop is TensorFlow's (V2 6.1)", ("rmsprop", "sgd", "adamw")),
     "optim.lr": Knob(0.045, "learning rate at the start, or after the warm-up (V2 6.1)", Range(0), traced=True),
     "optim.momentum": Knob(0.9, "(V2 6.1); beta1 of AdamW", Range(0, 0.9999)),
@@ -119,7 +120,15 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = ("scale", "seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "tune.")
+NOT_PROGRAM = (
+    "scale",
+    "seeds",
+    "runs_per_job",
+    "data.dir",
+    "train.checkpoint_seconds",
+    "train.hang_seconds",
+    "tune.",
+)
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 

@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes; default one a core on a CPU, else one; 1 works in this one",
     )
+    door.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="ARG",
+        help="join the processes of one job: without arguments as the cluster says (SLURM and Open MPI need no flag), "
+        "or HOST:PORT PROCESSES PROCESS",
+    )
     door.add_argument("--config.KEY", metavar="VALUE", dest="_", help="overrides a field, such as --config.seeds=3")
     return door
 
@@ -110,7 +117,11 @@ def main(arguments: Sequence[str]) -> int:
     if flags.mode == "plan":
         print(sweep.describe(plan))
         return 0
-    sweep.write(workdir, plan)
+    from mnet_jax import sharding
+
+    sharding.start(flags.distributed)
+    if sharding.is_first():
+        sweep.write(workdir, plan)
     return train(plan, workdir, arguments, flags.workers)
 
 
@@ -131,18 +142,20 @@ def train(plan: "Sweep", workdir: Path, arguments: Sequence[str], number: int | 
     """Trains what is missing, in this process or in one a core, and reports."""
     import jax
 
-    from mnet_jax import sweep
+    from mnet_jax import sharding, sweep
 
+    if not sharding.is_first():
+        return work(plan, workdir)
     todo = len(sweep.left(workdir, plan))
     cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
     if number and number > 1 and not cores:
         raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
     pins = [cores[index % len(cores)] for index in range(len(cores) if number is None else number) if cores][:todo]
     status, failures = 0, []
-    if todo:
+    if todo or jax.process_count() > 1:
         with workers.progress(workdir, plan):
             if len(pins) > 1:
-                status, failures = workers.run(arguments, workdir, pins)
+                status, failures = workers.run(arguments, workdir, pins, plan.config["train.hang_seconds"])
             else:
                 status = work(plan, workdir)
     report([workdir])

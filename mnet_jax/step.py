@@ -103,7 +103,7 @@ def build(
         going = (state["diverged_at"] < 0) & jnp.isfinite(loss)
         new = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
         new["diverged_at"] = jnp.where(going | (state["diverged_at"] >= 0), state["diverged_at"], state["step"])
-        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape))["correct"]
+        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape, jnp.float32))["correct"]
         return new, {"loss": loss, "correct": correct}
 
     def train_run(state, knobs, images, labels, order_TB, start, count):

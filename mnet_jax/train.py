@@ -57,13 +57,23 @@ def work(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float) -
     compiled: set[str] = set()
     while True:
         with contextlib.ExitStack() as stack:
-            job = sweep.next_job(workdir, plan, compiled, stack)
+            job = _claimed(workdir, plan, compiled, stack)
             if job is None:
                 return
             clock = Clock()
             clock.seconds["start"], started = (time.time() - started if started else 0.0), 0.0
             TASKS[plan.config["task"]](workdir, plan, job, stop, clock)
             compiled.add(job.program)
+
+
+def _claimed(workdir: Path, plan: Sweep, compiled: set[str], stack: contextlib.ExitStack) -> Job | None:
+    """The job that the first process claimed, on every process of a mesh."""
+    index = -1
+    if sharding.is_first():
+        job = sweep.next_job(workdir, plan, compiled, stack)
+        index = plan.jobs.index(job) if job else -1
+    index = sharding.agree(index)
+    return plan.jobs[index] if index >= 0 else None
 
 
 def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
@@ -73,16 +83,19 @@ def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock:
         training.advance()
         if training.ended:
             break
-        if stop():
+        if sharding.anywhere(stop()):
             training.save(wait=True)
             raise Preempted(f"job {job.name} stopped at step {training.done} of {training.steps}")
-        if time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds:
+        if sharding.agree(time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds):
             training.save()
     training.finish()
 
 
 class Training:
-    """A job in progress. A checkpoint holds `state`, `done`, `totals` and the clock; all else follows from them."""
+    """A job in progress. A checkpoint holds `state`, `done`, `totals` and the clock; all else follows from them.
+
+    Where several processes share the mesh all of them make every call, and the first one writes.
+    """
 
     def __init__(self, workdir: Path, plan: Sweep, job: Job, clock: Clock):
         self.workdir, self.plan, self.job, self.clock = workdir, plan, job, clock
@@ -113,7 +126,7 @@ class Training:
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._restore()
-        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs]
+        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs if sharding.is_first()]
         self.order_STB = self._order()
 
     def _compiled(self, seeds_S: jax.Array) -> step.Program:
@@ -188,11 +201,13 @@ class Training:
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
                 sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
-                accuracy_S, nll_S = (np.asarray(sums[name], np.float64) / self.held_out_S for name in ("correct", "nll"))
+                accuracy_S, nll_S = (
+                    np.asarray(sums[name], np.float64) / self.held_out_S for name in ("correct", "nll")
+                )
             for line, accuracy, nll in zip(lines, accuracy_S, nll_S, strict=True):
                 line |= {"accuracy": float(accuracy), "nll": float(nll)}
         with self.clock.spent("writing"):
-            for log, line in zip(self.logs, lines, strict=True):
+            for log, line in zip(self.logs, lines, strict=False):
                 log.append(line)
 
     def save(self, wait: bool = False) -> None:
@@ -207,16 +222,13 @@ class Training:
 
     def finish(self) -> None:
         """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
-        averaged = "ema" if self.cfg.train.ema else "params"
-        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=True)):
+        parts = sharding.fetch([self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]])
+        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=False)):
             diverged_at = int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = (
-                    jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[number], self.state[part])  # noqa: B023
-                    for part in (averaged, "batch_stats")
-                )
+                params, statistics = jax.tree.map(lambda leaf_S: leaf_S[number], parts)  # noqa: B023
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
             row = describe(self.plan, self.job, run) | {
@@ -227,11 +239,14 @@ class Training:
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
         self.checkpoints.close(delete=True)
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        if sharding.is_first():
+            (self.folder / "progress.json").unlink(missing_ok=True)
 
     def _write_progress(self) -> None:
+        if not sharding.is_first():
+            return
         names = [run.name for run in self.job.runs]
-        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time()}
+        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time(), "process": os.getpid()}
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
@@ -249,7 +264,7 @@ def measure_spiral(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool
             cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, [run.seed for run in job.runs]
         )
     for run, values in zip(job.runs, metrics, strict=True):
-        if run.seed == 0:
+        if run.seed == 0 and sharding.is_first():
             results.write_arrays(workdir, run.name, arrays)
         row = describe(plan, job, run) | {"data": {}, "classes": 0, "metrics": values, "diverged_at": None}
         write_row(workdir, row, clock, len(job.runs))
@@ -316,7 +331,9 @@ def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
 
 
 def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> None:
-    """Ends a run: `runs` of them share the clock's seconds."""
+    """Ends a run: `runs` of them share the clock's seconds. Only the first process of a mesh writes."""
+    if not sharding.is_first():
+        return
     seconds = {name: round(value / runs, 4) for name, value in clock.seconds.items()}
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results.write_row(workdir, row | {"timing": seconds | {"finished": finished}})

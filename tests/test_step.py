@@ -26,7 +26,7 @@ def settings(**overrides):
 class Bench:
     """A program with its data: `train` and `evaluate` for the given seeds."""
 
-    def __init__(self, cfg, digits, seeds=SEEDS, devices=jax.devices()[:1]):
+    def __init__(self, cfg, digits, seeds=SEEDS, devices=None):
         self.cfg = cfg
         self.splits = [sources.split(digits, seed, cfg.data.train_size, 0) for seed in seeds]
         orders = [
@@ -35,7 +35,7 @@ class Bench:
         ]
         self.order = jnp.asarray(np.stack(orders))
         self.data = jnp.asarray(digits.images_NHWC), jnp.asarray(digits.labels_N)
-        mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices)
+        mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices or jax.devices()[:1])
         self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1], mesh)
         self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
         one = config.knobs(cfg)
