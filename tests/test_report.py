@@ -14,6 +14,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from mnet_jax import report, results
+from mnet_jax.report import pictures, words
+from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
@@ -244,7 +246,7 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = report._curve(tmp_path, rows, "accuracy", report.CHANCE["accuracy"])
+    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", CHANCE["accuracy"])
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -344,7 +346,7 @@ def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
 def test_the_papers_value_is_turned_to_the_baseline(tmp_path, contrast, published):
     claim = {**CLAIM, "contrasts": [{"kind": "greater", "arms": contrast, "published": 0.62}]}
     write_workdir(tmp_path, make_sweep(*THREE, claim=claim))
-    assert report._published(report.summarize(tmp_path)) == published
+    assert pictures._published(report.summarize(tmp_path)) == published
 
 
 def tune_sweep(rates=(0.1, 0.3, 0.6)):
@@ -369,7 +371,7 @@ def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
         assert "relu6: the best learning rate, 0.6, is the highest" in page
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = report.tables(summary)
+    (table,) = words.tables(summary)
     assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
     assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
 
@@ -384,7 +386,7 @@ def test_half_a_tuning_names_no_rate(tmp_path):
 def test_many_tuned_rates_are_one_a_line(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = report.tuned_lines(many)
+    lines = words.tuned_lines(many)
     assert lines.count("\n") == 10
     scope = {}
     exec(lines, scope)
@@ -421,9 +423,9 @@ def test_a_task_that_trains_nothing(tmp_path):
     assert {"readout", "pinv", "zero"} <= set(text.split())
     assert "params" not in text
     assert "accuracy" not in text
-    pictures = report.draw(tmp_path, summary)
-    assert [picture.title for picture in pictures] == ["The spiral", "Differences from dim=2", "Every run"]
-    assert pictures[0].svg.count("Output/dim=") == 3
+    drawn = report.draw(tmp_path, summary)
+    assert [picture.title for picture in drawn] == ["The spiral", "Differences from dim=2", "Every run"]
+    assert drawn[0].svg.count("Output/dim=") == 3
 
 
 def test_an_experiment_without_a_claim(tmp_path):
@@ -503,6 +505,6 @@ def test_importing_the_report_is_cheap():
     heavy = ("jax", "matplotlib", "scipy", "jinja2", "rich", "sklearn", "PIL")
     code = f"import sys, mnet_jax.report; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-c", code]
-    root = Path(report.__file__).parent.parent
+    root = Path(report.__file__).parent.parent.parent
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

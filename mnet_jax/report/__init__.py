@@ -1,0 +1,26 @@
+"""Rows -> what was found, in words and pictures: for a terminal, a paper, a browser.
+
+`summary` reads and decides, `words` and `pictures` say it, `render` prints.
+"""
+
+import re
+from pathlib import Path
+
+from mnet_jax import results
+from mnet_jax.report.pictures import draw
+from mnet_jax.report.render import to_html, to_markdown, to_text
+from mnet_jax.report.summary import Summary, summarize
+
+__all__ = ["Summary", "draw", "summarize", "to_html", "to_markdown", "to_text", "write"]
+
+
+def write(workdir: Path) -> Summary:
+    """Writes report.md, report.html and figures/ from what is finished; raises as `summarize` does."""
+    summary = summarize(workdir)
+    pictures = draw(workdir, summary)
+    results.write_atomic(workdir / "report.md", to_markdown(summary))
+    results.write_atomic(workdir / "report.html", to_html(summary, pictures))
+    for picture in pictures:
+        name = re.sub(r"[^a-z0-9]+", "_", picture.title.lower())
+        results.write_atomic(workdir / "figures" / f"{name}.svg", picture.svg)
+    return summary
