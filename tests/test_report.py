@@ -193,7 +193,7 @@ def test_the_terminal_needs_100_columns_and_no_color(tmp_path):
 
 def test_the_files_are_what_is_rendered_the_same_each_time(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE))
-    summary = report.write(tmp_path)
+    summary, _ = report.write(tmp_path)
     pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
     assert pages == [report.to_markdown(summary), report.to_html(summary, report.draw(tmp_path, summary))]
 

@@ -1,20 +1,21 @@
 """Rows -> what was found, in words and pictures: for a terminal, a paper, a browser.
 
-`summary` reads and decides, `words` and `pictures` say it, `render` prints.
+`summary` reads and decides, `words` and `pictures` say it, `render` prints, `index` sets several sweeps side by side.
 """
 
 import re
 from pathlib import Path
 
 from mnet_jax import results
-from mnet_jax.report.pictures import draw
+from mnet_jax.report.index import index_text, write_index
+from mnet_jax.report.pictures import Picture, draw
 from mnet_jax.report.render import to_html, to_markdown, to_text
 from mnet_jax.report.summary import Summary, summarize
 
-__all__ = ["Summary", "draw", "summarize", "to_html", "to_markdown", "to_text", "write"]
+__all__ = ["draw", "index_text", "summarize", "to_html", "to_markdown", "to_text", "write", "write_index"]
 
 
-def write(workdir: Path) -> Summary:
+def write(workdir: Path) -> tuple[Summary, list[Picture]]:
     """Writes report.md, report.html and figures/ from what is finished; raises as `summarize` does."""
     summary = summarize(workdir)
     pictures = draw(workdir, summary)
@@ -23,4 +24,4 @@ def write(workdir: Path) -> Summary:
     for picture in pictures:
         name = re.sub(r"[^a-z0-9]+", "_", picture.title.lower())
         results.write_atomic(workdir / "figures" / f"{name}.svg", picture.svg)
-    return summary
+    return summary, pictures

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mnet_jax.report.pictures import Picture
 from mnet_jax.report.summary import Summary
@@ -83,18 +84,46 @@ def to_markdown(summary: Summary) -> str:
 
 def to_html(summary: Summary, pictures: Sequence[Picture]) -> str:
     """One page that needs nothing else; the verdict comes first."""
+    return page(f"{summary.sweep.experiment}, {summary.sweep.scale}", [section(summary, pictures)])
+
+
+def section(summary: Summary, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What the page's template shows of one sweep; `anchor` is its name in the page."""
+    sweep = summary.sweep
+    return {
+        "anchor": f"{sweep.experiment}-{sweep.scale}-{sweep.mode}",
+        "sweep": sweep,
+        "partial": summary.partial,
+        "claim": claim_text(summary),
+        "findings": findings(summary),
+        "tuned": tuned_lines(summary) if sweep.mode == "tune" else "",
+        "warnings": summary.warnings,
+        "tables": tables(summary),
+        "pictures": pictures,
+        "facts": facts(summary),
+    }
+
+
+def page(
+    title: str,
+    sections: Sequence[dict[str, Any]],
+    overview: Sequence[dict[str, Any]] = (),
+    pictures: Sequence[Picture] = (),
+) -> str:
+    """A page of sections; above several of them an overview, and pictures of all."""
     from jinja2 import Environment, StrictUndefined
 
     source = Path(__file__).with_name("page.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(
-        sweep=summary.sweep,
-        partial=summary.partial,
-        claim=claim_text(summary),
-        findings=findings(summary),
-        tuned=tuned_lines(summary) if summary.sweep.mode == "tune" else "",
-        warnings=summary.warnings,
-        tables=tables(summary),
-        pictures=pictures,
-        facts=facts(summary),
-    )
+    environment.filters["themed"] = _themed
+    template = environment.from_string(source)
+    return template.render(title=title, sections=sections, overview=overview, pictures=pictures)
+
+
+def _themed(svg: str) -> str:
+    """A figure in the colors of its page, which are others in the dark: ink, paper and grid."""
+    from mnet_jax import figures
+
+    for color, name in ((figures.INK, "ink"), (figures.GRID, "grid"), ("#ffffff", "paper")):
+        svg = svg.replace(color.lower(), f"var(--{name})")
+    return svg

@@ -111,11 +111,45 @@ def findings(summary: Summary) -> list[Finding]:
 
 def claim_text(summary: Summary) -> list[str]:
     """What the experiment claims, and what its paper printed."""
-    claim = {"text": "", "source": "", "published": "", **summary.sweep.claim}
-    if not summary.verdicts:
+    if summary.sweep.mode == "tune":
         return []
+    claim = {"text": "", "source": "", "published": "", **summary.sweep.claim}
     lines = (("Claim", claim["text"]), (claim["source"] or "The paper", claim["published"]))
     return [f"{label}: {words}" for label, words in lines if words]
+
+
+class Glance(NamedTuple):
+    """A verdict as one line of an overview; all in words, "–" where there is nothing to say."""
+
+    contrast: str
+    paper: str
+    here: str
+    unit: str
+    n: str
+    p: str
+    outcome: str
+
+
+def glances(summary: Summary) -> list[Glance]:
+    """One for each primary contrast; of an experiment without any, one that names the baseline's value."""
+    metric, made = summary.metric, []
+    for verdict in summary.verdicts:
+        arms, paper = verdict.arms, verdict.published
+        contrast = f"slope, {arms[0]} to {arms[-1]}" if verdict.kind == "trend" else f"{arms[0]} − {arms[1]}"
+        here = stats.interval(metric, verdict.difference, sign=True)
+        there = "–" if paper is None else stats.number(metric, paper, sign=True)
+        n, p = str(verdict.difference.n), stats.p_text(verdict.adjusted)
+        made.append(Glance(contrast, there, here, stats.unit(metric).strip(), n, p, verdict.outcome))
+    if not made:
+        arm = summary.baseline
+        value = stats.interval(metric, arm.estimate(metric))
+        made.append(Glance(f"{arm.name}: {metric_name(metric)}", "–", value, "", str(arm.n), "–", "–"))
+    return made
+
+
+def minutes(summary: Summary) -> str:
+    """Of compute, summed over the finished runs."""
+    return f"{sum(summary.timing.values()) / 60:.1f}"
 
 
 def facts(summary: Summary) -> dict[str, str]:
