@@ -68,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
         "a report the folder of the first workdir",
     )
     door.add_argument(
+        "--readme", type=Path, metavar="FILE", help="rewrite the table of results in this Markdown file, of a report"
+    )
+    door.add_argument(
         "--workers",
         type=int,
         metavar="N",
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.mode == "report":
         if not folders:
             raise ValueError("--mode report needs --workdir (one or several, or a glob)")
-        return report(folders, flags.out)
+        return report(folders, flags.out, flags.readme)
 
     plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
     if flags.mode == "plan":
@@ -205,7 +208,7 @@ def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -
     return 1 if rest and failures else status if rest else reported
 
 
-def report(workdirs: Sequence[Path], out: Path | None) -> int:
+def report(workdirs: Sequence[Path], out: Path | None, readme: Path | None = None) -> int:
     """Writes the report of every workdir and, of several, the index and the page of all. 1 where one is refused."""
     from mnet_jax import report as pages
 
@@ -227,10 +230,13 @@ def report(workdirs: Sequence[Path], out: Path | None) -> int:
             continue
         print(pages.to_text(made[workdir][0], color=sys.stdout.isatty()))
         print(f"{workdir / 'report.html'}\n{workdir / 'report.md'}")
+    summaries = [summary for summary, _ in made.values()]
+    if readme:
+        pages.write_readme(readme, summaries)
     if len(workdirs) > 1:
         out = out or workdirs[0].parent
         pages.write_index(out, made)
-        print(pages.index_text([summary for summary, _ in made.values()]))
+        print(pages.index_text(summaries))
         print(f"{out / 'index.html'}\n{out / 'report.html'}")
     return int(refused)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import report, results
+from mnet_jax import report, results, stats
 from mnet_jax.report import pictures, words
 from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
@@ -477,7 +477,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    from mnet_jax import figures, stats
+    from mnet_jax import figures
 
     costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
     figure = figures.accuracy_vs_cost(costs, "accuracy, %")
@@ -508,3 +508,50 @@ def test_importing_the_report_is_cheap():
     root = Path(report.__file__).parent.parent.parent
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# Several sweeps.
+
+
+def both(tmp_path):
+    """Two workdirs: one whole, one half way and without contrasts."""
+    write_workdir(tmp_path / "a", make_sweep(*THREE))
+    claim = {"text": "A <b>baseline", "source": "", "metric": "accuracy", "contrasts": []}
+    write_workdir(tmp_path / "b", make_sweep(arm("one|two"), claim=claim, experiment="v1_baseline"), done=7)
+    return {tmp_path / name: (report.summarize(tmp_path / name), []) for name in ("a", "b")}
+
+
+def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
+    reports = both(tmp_path)
+    report.write_index(tmp_path / "out", reports)
+    index, every = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.html"))
+    (first, second) = (summary for summary, _ in reports.values())
+    points = stats.interval("accuracy", first.verdicts[0].difference, sign=True)
+    for page in (index, every, report.index_text([first, second])):
+        for shown in (points, "v2_linear_bottleneck", "v1_baseline", "supported", "7 of 12 runs"):
+            assert shown in page
+    assert {link for link in Page(index).loads if link} == {"../a/report.html", "../b/report.html"}
+    assert all(f'id="{link[1:]}"' in every for link in Page(every).loads)
+    assert "+0.62" in index
+    assert "Sandler et al. 2018, Figure 6a: 71.05 against 70.43" in index
+    assert "<b>baseline" not in index
+    assert max(map(len, report.index_text([first, second]).split("\n"))) <= 100
+
+
+def test_the_readme_table_is_written_between_its_comments(tmp_path):
+    summaries = [summary for summary, _ in both(tmp_path).values()]
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    report.write_readme(readme, summaries)
+    once = readme.read_text()
+    report.write_readme(readme, summaries)
+    assert readme.read_text() == once
+    assert once.startswith("# Title\n<!-- results -->\n| experiment |")
+    assert once.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert "old" not in once
+    points = stats.interval("accuracy", summaries[0].verdicts[0].difference, sign=True)
+    assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once
+    assert "| `v1_baseline:digits`, 7 of 12 runs | A &lt;b>baseline | one\\|two: accuracy, % |" in once
+    readme.write_text("# Title\n<!-- results -->\n")
+    with pytest.raises(ValueError, match="has no lines '<!-- results -->' and '<!-- end of results -->'"):
+        report.write_readme(readme, summaries)

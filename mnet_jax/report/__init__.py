@@ -7,12 +7,22 @@ import re
 from pathlib import Path
 
 from mnet_jax import results
-from mnet_jax.report.index import index_text, write_index
+from mnet_jax.report.index import index_text, write_index, write_readme
 from mnet_jax.report.pictures import Picture, draw
 from mnet_jax.report.render import to_html, to_markdown, to_text
 from mnet_jax.report.summary import Summary, summarize
 
-__all__ = ["draw", "index_text", "summarize", "to_html", "to_markdown", "to_text", "write", "write_index"]
+__all__ = [
+    "draw",
+    "index_text",
+    "summarize",
+    "to_html",
+    "to_markdown",
+    "to_text",
+    "write",
+    "write_index",
+    "write_readme",
+]
 
 
 def write(workdir: Path) -> tuple[Summary, list[Picture]]:

@@ -64,3 +64,27 @@ def index_text(summaries: Sequence[Summary]) -> str:
         for glance in () if sweep.mode == "tune" else words.glances(summary):
             show((f"  {glance.contrast}", glance.here, glance.n, glance.p, glance.outcome))
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+
+
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def write_readme(path: Path, summaries: Sequence[Summary]) -> None:
+    """Rewrites what stands between the two comments of a Markdown file; ValueError where they are missing."""
+    before, start, rest = path.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"{path} has no lines {START!r} and {END!r}; put them where the results are to stand")
+    lines = []
+    for summary in summaries:
+        sweep, runs = summary.sweep, "" if not summary.partial else f", {summary.done} of {summary.total} runs"
+        claim = {"text": sweep.title, "source": "", **sweep.claim}
+        name = f"`{sweep.experiment}:{sweep.scale}`{runs}"
+        said = claim["text"] + (f" ({claim['source']})" if claim["source"] else "")
+        for glance in () if sweep.mode == "tune" else words.glances(summary):
+            here, p = f"{glance.here} {glance.unit}".strip(), f", p {glance.p}" if glance.p != "–" else ""
+            lines.append((name, said, glance.contrast, glance.paper, here, glance.n, f"{glance.outcome}{p}"))
+            name = said = ""
+    header = ("experiment", "claim", "difference", "the paper's", "here [95 %]", "seeds", "verdict")
+    table = render.markdown_table(words.Table("", header, tuple(lines)))
+    results.write_atomic(path, f"{before}{START}\n{table}\n{END}{after}")

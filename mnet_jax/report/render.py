@@ -8,7 +8,7 @@ from typing import Any
 
 from mnet_jax.report.pictures import Picture
 from mnet_jax.report.summary import Summary
-from mnet_jax.report.words import claim_text, facts, findings, tables, tuned_lines
+from mnet_jax.report.words import Table, claim_text, facts, findings, tables, tuned_lines
 
 COLORS = {"supported": "bold green", "contradicted": "bold red"}
 
@@ -71,15 +71,22 @@ def to_markdown(summary: Summary) -> str:
     if summary.warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in summary.warnings)]
     for table in tables(summary):
-        rule = ("---", *("---:" for _ in table.header[1:]))
-        rows = [
-            [f"**{cell}**" if cell and index in table.marked else cell.replace("|", "\\|") for cell in row]
-            for index, row in enumerate(table.rows)
-        ]
-        lines = [f"| {' | '.join(cells)} |" for cells in (table.header, rule, *rows)]
-        parts += [f"## {table.title}", "\n".join(lines), table.note]
+        parts += [f"## {table.title}", markdown_table(table), table.note]
     parts += ["## How", "\n".join(f"- {name}: {words}" for name, words in facts(summary).items())]
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", "\n\n".join(parts)) + "\n"
+    return _no_tags("\n\n".join(parts)) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    rule = ("---", *("---:" for _ in table.header[1:]))
+    rows = [
+        [f"**{cell}**" if cell and index in table.marked else cell.replace("|", "\\|") for cell in row]
+        for index, row in enumerate(table.rows)
+    ]
+    return _no_tags("\n".join(f"| {' | '.join(cells)} |" for cells in (table.header, rule, *rows)))
+
+
+def _no_tags(markdown: str) -> str:
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", markdown)
 
 
 def to_html(summary: Summary, pictures: Sequence[Picture]) -> str:
