@@ -85,6 +85,10 @@ KNOBS: Mapping[str, Knob] = {
     "data.holdout": Knob(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
     "data.shift": Knob(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Knob(False, "augmentation: mirror half of the images"),
+    "data.jitter": Knob(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),
+    "data.erase": Knob(0.0, "augmentation: share of images with a rectangle erased (Zhong et al. 2017)", FRACTION),
+    "data.mixup": Knob(0.0, "averages two images by Beta(a, a) (Zhang et al. 2018: 0.2); 0 = off", NONNEGATIVE),
+    "data.cutmix": Knob(0.0, "pastes a part of another image by Beta(a, a) (Yun et al. 2019: 1); 0 = off", NONNEGATIVE),
     # The training; V2 section 6.1 and the released recipe.
     "train.epochs": Knob(300, "passes over the training images", COUNT),
     "train.batch_size": Knob(1536, "images a step over all devices (V2 6.1: 16 x 96)", COUNT),

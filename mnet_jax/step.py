@@ -80,14 +80,15 @@ def build(
     def train_step(state: State, knobs: Any, images_BHWC: jax.Array, labels_B: jax.Array) -> tuple[State, dict]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
         images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
-        x_BHWC = augment.shift_flip(key_augment, images_BHWC, cfg.data.shift, cfg.data.flip)
-        x_BHWC = augment.normalize(x_BHWC, mean, std).astype(_dtype(state))
+        classes = cfg.model.num_classes
+        x_BHWC, targets = augment.batch(key_augment, images_BHWC, labels_B, cfg.data, classes, mean, std)
+        x_BHWC = x_BHWC.astype(_dtype(state))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
             model = nnx.merge(graphdef, params, state["batch_stats"])
             model.train()
             logits_BK, _ = model(x_BHWC, knobs=knobs, rngs=nnx.Rngs(dropout=key_dropout))
-            loss = classification.loss(logits_BK, labels_B, cfg.train.label_smoothing)
+            loss = classification.loss(logits_BK, targets, cfg.train.label_smoothing)
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
 
         (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])

@@ -169,3 +169,10 @@ def test_normalized_images_have_mean_zero_and_deviation_one(digits):
     x = augment.normalize(jnp.asarray(digits.images_NHWC), digits.mean, digits.std)
     assert abs(float(x.mean())) < 1e-3
     assert abs(float(x.std()) - 1) < 1e-3
+
+
+def test_mixed_labels_train_in_the_same_program(digits):
+    bench = Bench(settings(data__mixup=0.2, data__cutmix=1.0, data__erase=0.5, data__jitter=0.4), digits)
+    _, sums = bench.train(bench.state)
+    assert np.isfinite(sums["loss"]).all()
+    assert np.all(np.asarray(sums["loss"]) / 4 != GOLDEN_LOSS)
