@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnet_jax import config, workers
+from mnet_jax import config, runtime, workers
 
 if TYPE_CHECKING:
     from mnet_jax.results import Sweep
@@ -100,6 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.mode == "report":
         return report([workdir])
 
+    runtime.start()
     from mnet_jax import results, sweep
 
     if workers.PARENT in os.environ:

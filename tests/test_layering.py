@@ -15,9 +15,10 @@ ALLOWED = {
     "sweep": {"cost", "data"},
     "checkpoint": set(),
     "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks"},
+    "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "main": {"sweep", "workers", "train", "report"},
+    "main": {"runtime", "sweep", "workers", "train", "report"},
 }
 WORDS_KNOW = {"config": {"models.specs"}, "models.specs": set(), "results": set(), "stats": set()}
 
