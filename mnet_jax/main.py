@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnet_jax import config, workers
+from mnet_jax import config, runtime, workers
 
 if TYPE_CHECKING:
     from mnet_jax.results import Sweep
@@ -110,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if workers.PARENT in os.environ:
+        runtime.start()
         return work([Path(workdir) for workdir in flags.workdir])
     if flags.workers is not None and flags.workers < 1:
         raise ValueError(f"--workers {flags.workers}; allowed: 1 or more")
@@ -127,6 +128,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError("--mode report needs --workdir (one or several, or a glob)")
         return report(folders, flags.out, flags.readme)
 
+    runtime.start()
     if flags.mode != "plan":
         from mnet_jax import sharding
 

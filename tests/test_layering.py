@@ -23,9 +23,10 @@ ALLOWED = {
     "sweep": {"cost", "data"},
     "checkpoint": set(),
     "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks", "sharding"},
+    "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "main": {"sweep", "workers", "train", "report", "sharding"},
+    "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "render", "index")}
 """Rooms whose files import only those before them."""
