@@ -1,5 +1,6 @@
 """The report of synthetic workdirs: rows made here, of no training, so that every number is known."""
 
+import csv
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import report, results, stats
+from mnet_jax import figures, report, results, stats
 from mnet_jax.report import pictures, words
 from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
@@ -463,6 +464,36 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert {target[1:] for target in page.loads} <= set(names)
 
 
+def test_files_for_a_paper(tmp_path):
+    """CSV reads back as the rows; LaTeX has a cell for each column and no bare special letter."""
+    rows = write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu_6 & 50%")))
+    summary, drawn = report.write(tmp_path)
+    runs = list(csv.DictReader((tmp_path / "tables" / "runs.csv").read_text().splitlines()))
+    assert {(run["arm"], int(run["seed"])): float(run["accuracy"]) for run in runs} == pytest.approx(
+        {(row["arm"], row["seed"]): 100 * row["metrics"]["accuracy"] for row in rows}, rel=1e-5
+    )
+    (line,) = (
+        line
+        for line in csv.DictReader((tmp_path / "tables" / "arms.csv").read_text().splitlines())
+        if (line["arm"], line["metric"]) == ("relu_6 & 50%", "accuracy")
+    )
+    of = summary.comparisons[0].differences["accuracy"]
+    assert [float(line[name]) for name in ("difference", "difference_high", "p")] == pytest.approx(
+        [of.mean, of.high, of.p], rel=1e-5
+    )
+    latex = (tmp_path / "tables" / "differences_from_linear_uncorrected.tex").read_text()
+    body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0]
+    assert body.startswith(r"relu\_6 \& 50\% & ")
+    assert len(re.findall(r"(?<!\\)&", body)) == len(re.findall("r(?=r*})", latex.split("\n")[1])) - 1
+    assert "$-$" in body
+    for picture in drawn:
+        assert picture.pdf.startswith(b"%PDF")
+        assert figures.pdf(picture.figure) == picture.pdf
+    assert (
+        len(list((tmp_path / "figures").glob("*.pdf"))) == len(list((tmp_path / "figures").glob("*.svg"))) == len(drawn)
+    )
+
+
 def test_names_are_escaped(tmp_path):
     name = "<b>bold"
     claim = {**CLAIM, "text": "<script>alert(1)</script>", "contrasts": []}
@@ -477,9 +508,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    from mnet_jax import figures
-
-    costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
+    costs = [figures.Cost(name, 1.2e6, 43e3, math.nan, stats.estimate([97.0, 98.0])) for name in "abcd"]
     figure = figures.accuracy_vs_cost(costs, "accuracy, %")
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -492,8 +521,6 @@ def test_equal_costs_do_not_hide_one_another():
 
 def test_drawing_leaves_matplotlib_as_it_was():
     import matplotlib
-
-    from mnet_jax import figures
 
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
