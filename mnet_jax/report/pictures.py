@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from mnet_jax.report.summary import CHANCE, ArmSummary, Row, Summary
 from mnet_jax.report.words import difference_name, metric_name
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mnet_jax import figures
 
 
@@ -24,7 +22,7 @@ class Picture:
     """A figure for the page and for a paper."""
 
     title: str
-    figure: "Figure"
+    figure: Any
     caption: str
 
     @functools.cached_property
