@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnet_jax import config, workers
+from mnet_jax import config, runtime, workers
 
 if TYPE_CHECKING:
     from mnet_jax.results import Sweep
@@ -76,6 +76,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes; default one a core on a CPU, else one; 1 works in this one",
     )
+    door.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="ARG",
+        help="join the processes of one job: without arguments as the cluster says (SLURM and Open MPI need no flag), "
+        "or HOST:PORT PROCESSES PROCESS",
+    )
     door.add_argument("--config.KEY", metavar="VALUE", dest="_", help="overrides a field, such as --config.seeds=3")
     return door
 
@@ -103,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if workers.PARENT in os.environ:
+        runtime.start()
         return work([Path(workdir) for workdir in flags.workdir])
     if flags.workers is not None and flags.workers < 1:
         raise ValueError(f"--workers {flags.workers}; allowed: 1 or more")
@@ -120,6 +128,11 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError("--mode report needs --workdir (one or several, or a glob)")
         return report(folders, flags.out, flags.readme)
 
+    runtime.start()
+    if flags.mode != "plan":
+        from mnet_jax import sharding
+
+        sharding.start(flags.distributed)
     plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
     if flags.mode == "plan":
         from mnet_jax import sweep
@@ -181,23 +194,28 @@ def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -
     """Trains what is missing, in this process or in one a core, and reports."""
     import jax
 
-    from mnet_jax import sweep
+    from mnet_jax import sharding, sweep
 
-    for workdir, plan in plans.items():
-        sweep.write(workdir, plan)
+    if sharding.is_first():
+        for workdir, plan in plans.items():
+            sweep.write(workdir, plan)
+    sharding.agree(0)  # the others wait for what they are about to read
+    if not sharding.is_first():
+        return work(list(plans))
     left = {workdir: len(jobs) for workdir, plan in plans.items() if (jobs := sweep.left(workdir, plan))}
-    cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    several = jax.process_count() > 1
+    cores = workers.cores() if jax.default_backend() == "cpu" and not several else []
     if number and number > 1 and not cores:
         raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
     most = len(cores) if number is None else number
     pins = [cores[index % len(cores)] for index in range(most) if cores][: sum(left.values())]
     status, failures = 0, []
-    if left:
+    if left or several:
         with workers.progress(plans):
             if len(pins) > 1:
-                status, failures = workers.run(list(left), pins)
+                status, failures = workers.run(list(left), pins, _hang_seconds(plans))
             else:
-                status = work(list(left))
+                status = work(list(plans if several else left))
     reported = report(list(plans), out)
     for line in failures:
         logging.error(line)
@@ -206,6 +224,10 @@ def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -
         jobs = sum(len(plan.jobs) for plan in plans.values())
         logging.info("%d of %d jobs are left; the same command goes on", rest, jobs)
     return 1 if rest and failures else status if rest else reported
+
+
+def _hang_seconds(plans: Mapping[Path, "Sweep"]) -> float:
+    return max(plan.config["train.hang_seconds"] for plan in plans.values())
 
 
 def report(workdirs: Sequence[Path], out: Path | None, readme: Path | None = None) -> int:

@@ -59,11 +59,11 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def run(workdirs: Sequence[Path], pins: Sequence[int]) -> tuple[int, list[str]]:
+def run(workdirs: Sequence[Path], pins: Sequence[int], hang_seconds: float = 0) -> tuple[int, list[str]]:
     """Starts a worker on the workdirs once a core of `pins`, waits, passes a stop on to all.
 
-    Logs are in the first workdir. Returns the exit status, 75 where a stop came, and one line for each worker that
-    failed.
+    Logs are in the first workdir. A worker without progress for `hang_seconds` (0 = any time) is killed, which frees
+    its job for the others. Returns the exit status, 75 where a stop came, and one line for each worker that failed.
     """
     logs = workdirs[0] / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -82,13 +82,17 @@ def run(workdirs: Sequence[Path], pins: Sequence[int]) -> tuple[int, list[str]]:
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(worker.pid, {core})  # before jax starts there, and sizes its thread pool
             workers.append(worker)
-        told = False
+        told, hung, watch = False, set(), _Watch(workdirs)
         try:
             while any(worker.poll() is None for worker in workers):
                 if stop() and not told:
                     told = True
                     for worker in workers:
                         worker.terminate()
+                for worker in workers:
+                    if hang_seconds and worker.poll() is None and watch.silence(worker.pid) > hang_seconds:
+                        hung.add(worker.pid)
+                        worker.kill()
                 time.sleep(0.1)
         except BaseException:
             for worker in workers:
@@ -101,8 +105,29 @@ def run(workdirs: Sequence[Path], pins: Sequence[int]) -> tuple[int, list[str]]:
             path = logs / f"worker-{number}.log"
             last = path.read_text().strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last
+            if worker.pid in hung:
+                how = f"no progress for {hang_seconds:g} s (train.hang_seconds), so it was killed"
             failures.append(f"worker {number} failed: {how} (see {path})")
     return 75 if told else 1 if failures else 0, failures
+
+
+class _Watch:
+    """When each worker last said something, by the progress files of the jobs."""
+
+    def __init__(self, workdirs: Sequence[Path]):
+        self.workdirs, self.looked = workdirs, 0.0
+        self.heard: dict[int, float] = {}
+
+    def silence(self, process: int) -> float:
+        """Seconds since the worker's last progress, or since it was first asked for."""
+        now = time.time()
+        if now - self.looked > 1:
+            self.looked = now
+            for path in (path for workdir in self.workdirs for path in workdir.glob("jobs/*/progress.json")):
+                with contextlib.suppress(OSError, ValueError):
+                    line = results.read_json(path)
+                    self.heard[line["process"]] = max(line["time"], self.heard.get(line["process"], 0))
+        return now - self.heard.setdefault(process, now)
 
 
 @contextlib.contextmanager

@@ -8,16 +8,25 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mnet_jax"
 
 WORDS = {"config", "models.specs", "results", "stats"}
-PARTS = {"ops": set(), "models": {"ops"}, "data": set(), "optim": set(), "tasks": set(), "figures": set()}
+PARTS = {
+    "ops": set(),
+    "models": {"ops"},
+    "data": set(),
+    "optim": set(),
+    "sharding": set(),
+    "tasks": set(),
+    "figures": set(),
+}
 ALLOWED = {
     "cost": {"models", "figures"},
-    "step": {"models", "tasks", "optim", "data"},
+    "step": {"models", "tasks", "optim", "data", "sharding"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),
-    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks"},
+    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks", "sharding"},
+    "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "main": {"sweep", "workers", "train", "report"},
+    "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""
