@@ -86,6 +86,14 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
+def log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares of y against log2 x: (value at x = 1, rise with every doubling of x)."""
+    if len(set(x)) < 2:
+        return float(np.mean(y)), 0.0
+    slope, intercept = np.polyfit(np.log2(x), y, 1)
+    return float(intercept), float(slope)
+
+
 def paired(a: Values, b: Values) -> dict[int, float]:
     """The differences a - b for the seeds that both have; a difference that is only rounding is 0."""
     seeds = sorted(a.keys() & b.keys())

@@ -28,7 +28,7 @@ ALLOWED = {
     "report": {"figures"},
     "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
-INSIDE = {"report": ("summary", "words", "pictures", "render", "index")}
+INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""
 
 WORDS_KNOW = {"config": {"models.specs"}, "models.specs": set(), "results": set(), "stats": set()}
