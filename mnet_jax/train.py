@@ -334,7 +334,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def _on_device(name: str, data_dir: str) -> tuple[jax.Array, jax.Array]:
     source = sources.load(name, data_dir)
-    return jax.device_put((source.images_NHWC, source.labels_N))
+    return jax.device_put((sources.in_memory(source), source.labels_N))
 
 
 def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mnet_jax"
 
 WORDS = {"config", "models.specs", "results", "stats"}
-PARTS = {"ops": set(), "models": {"ops"}, "data": set(), "optim": set(), "tasks": set(), "figures": set()}
+PARTS = {"ops": set(), "models": {"ops"}, "data": {"figures"}, "optim": set(), "tasks": set(), "figures": set()}
 ALLOWED = {
     "cost": {"models", "figures"},
     "step": {"models", "tasks", "optim", "data"},
