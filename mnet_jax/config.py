@@ -79,10 +79,20 @@ KNOBS: Mapping[str, Knob] = {
         96, "images whose statistics are shared (V2 6.1: 96 a worker); 0 = the batch", NONNEGATIVE
     ),
     # The data.
-    "data.source": Knob("digits", "the data set", ("digits", "fashion_mnist", "cifar10")),
+    "data.source": Knob("digits", "the data set: digits, fashion_mnist, cifar10, or what `data.prepare` has prepared"),
     "data.dir": Knob("", "folder of the data sets; '' = $MNET_DATA_DIR or ~/.cache/mnet_jax"),
+    "data.train_split": Knob("train", "of prepared data, in TFDS's words: train, train[:90%]"),
+    "data.test_split": Knob("", "'' = test, or validation where that has no labels"),
     "data.train_size": Knob(0, "training images, drawn by the seed; 0 = all", NONNEGATIVE),
     "data.holdout": Knob(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
+    "data.size": Knob(0, "pixels a side that the host crops to; 0 = small images stay as they are", NONNEGATIVE),
+    "data.area": Knob((0.08, 1.0), "share of an image that a training crop keeps (Szegedy et al. 2015; V1: not small)"),
+    "data.aspect": Knob((3 / 4, 4 / 3), "width / height of that part"),
+    "data.eval_crop": Knob(0.875, "share of the short side that the central square keeps to evaluate", Range(0.01, 1)),
+    "data.randaugment": Knob((0, 9), "(operations, magnitude of 10) (Cubuk et al. 2020: 2, 9); size > 0 only"),
+    "data.corrupt": Knob("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
+    "data.threads": Knob(0, "that read and crop; 0 = one a core", NONNEGATIVE),
+    "data.workers": Knob(0, "processes with so many threads each; 0 = this one", NONNEGATIVE),
     "data.shift": Knob(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Knob(False, "augmentation: mirror half of the images"),
     "data.jitter": Knob(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),
@@ -124,15 +134,13 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = (
-    "scale",
-    "seeds",
-    "runs_per_job",
-    "data.dir",
-    "train.checkpoint_seconds",
-    "train.hang_seconds",
-    "tune.",
+HOW = (
+    *("runs_per_job", "data.dir", "data.threads", "data.workers"),
+    *("train.checkpoint_seconds", "train.hang_seconds"),
 )
+"""Fields that change how and where runs are made, and nothing else."""
+
+NOT_PROGRAM = ("scale", "seeds", "tune.", *HOW)
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 
@@ -196,6 +204,12 @@ def check(config: ConfigDict, where: str = "config") -> None:
             )
         if not any(flat["tune.lrs"]) or not all(isinstance(lr, int | float) and lr > 0 for lr in flat["tune.lrs"]):
             raise ValueError(f"{where}: tune.lrs={flat['tune.lrs']!r}; allowed: a tuple of positive numbers")
+        for name, (low, high) in {"data.area": (0, 1), "data.aspect": (0.1, 10), "data.randaugment": (0, 10)}.items():
+            pair = flat[name]
+            if len(pair) != 2 or not all(isinstance(x, int | float) and low <= x <= high for x in pair):
+                raise ValueError(f"{where}: {name}={pair!r}; allowed: a pair of numbers from {low} to {high}")
+        if flat["data.randaugment"][0] and not flat["data.size"]:
+            raise ValueError(f"{where}: data.randaugment works on the host: set data.size, the side of its crops")
         stem = flat["model.stem"]
         if stem and not (len(stem) == 2 and all(isinstance(entry, int) and entry > 0 for entry in stem)):
             raise ValueError(f"{where}: model.stem={stem!r}; allowed: (channels, stride), or () for the network's own")

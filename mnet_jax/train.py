@@ -355,7 +355,8 @@ def versions() -> dict[str, str]:
 @functools.cache
 def _on_devices(name: str, data_dir: str, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
     source = sources.load(name, data_dir)
-    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (source.images_NHWC, source.labels_N))
+    arrays = sources.in_memory(source), source.labels_N
+    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in arrays)
 
 
 def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

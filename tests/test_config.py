@@ -3,7 +3,6 @@
 import pytest
 
 from mnet_jax import config, optim, sweep, train
-from mnet_jax.data import sources
 from mnet_jax.models import init, mobilenet, specs, zoo
 
 
@@ -98,7 +97,6 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.init", init.INITS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),
-        ("data.source", sources.SOURCES),
         ("task", train.TASKS),
     ],
 )

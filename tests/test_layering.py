@@ -11,7 +11,7 @@ WORDS = {"config", "models.specs", "results", "stats"}
 PARTS = {
     "ops": set(),
     "models": {"ops"},
-    "data": set(),
+    "data": {"figures"},
     "optim": set(),
     "sharding": set(),
     "tasks": set(),
