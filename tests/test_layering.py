@@ -26,7 +26,7 @@ ALLOWED = {
     "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "bench": {"runtime", "step", "models", "ops", "optim", "sharding", "cost", "figures"},
+    "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
     "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "render", "index")}

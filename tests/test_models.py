@@ -176,11 +176,14 @@ def test_a_folded_norm_is_the_norm(kind, act):
         layer = nnx.merge(graphdef, random_state(state))
         layer.eval()
         x_BHWC = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 5, 6)))
-        y_BHWC = layer.convolve(x_BHWC, layer.kernel[...])
-        scale = layer.scale[...] if hasattr(layer, "scale") else 1.0
-        y_BHWC = (y_BHWC - layer.mean[...]) / np.sqrt(layer.var[...] + style.norm_eps) * scale + layer.bias[...]
-        assert 0.1 < float(jnp.mean(y_BHWC > 1)) < 0.9
-        y_BHWC = act(y_BHWC) if callable(act) else jnp.clip(y_BHWC, *act)
+        convolved_BHWC = np.asarray(layer.convolve(x_BHWC, layer.kernel[...]))
+        scale, bias, mean, var = (
+            np.asarray(getattr(layer, name)[...]) if hasattr(layer, name) else 1.0
+            for name in ("scale", "bias", "mean", "var")
+        )
+        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + style.norm_eps) * scale + bias
+        assert 0.1 < np.mean(y_BHWC > 1) < 0.9
+        y_BHWC = act(jnp.asarray(y_BHWC)) if callable(act) else np.clip(y_BHWC, *act)
         assert layer.folded()[1] is None
         np.testing.assert_allclose(layer(x_BHWC, act), y_BHWC, rtol=0, atol=1e-12)
 
