@@ -128,10 +128,10 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError("--mode report needs --workdir (one or several, or a glob)")
         return report(folders, flags.out, flags.readme)
 
+    runtime.start()
     if flags.mode != "plan":
         from mnet_jax import sharding
 
-        runtime.start()
         sharding.start(flags.distributed)
     plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
     if flags.mode == "plan":
