@@ -402,6 +402,24 @@ def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figur
     return figure
 
 
+def benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> "Figure":
+    """A panel a regime, a bar a contender: (median, smallest, largest), on a logarithmic axis; the first is ours."""
+    figure, rows = _subplots(WIDTH, sum(0.6 + 0.3 * len(bars) for bars in panels.values()), rows=len(panels))
+    for axes, (title, bars) in zip(np.atleast_1d(rows), panels.items(), strict=True):
+        median, low, high = np.array(list(bars.values())).T
+        colors = [PALETTE[0], *[GRAY] * (len(bars) - 1)]
+        axes.barh(range(len(bars)), median, color=colors, xerr=(median - low, high - median), ecolor=INK, capsize=2)
+        for y, value in enumerate(median):
+            axes.annotate(
+                f"{value:.3g}", (0, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", color="white"
+            )
+        _name_rows(axes, list(bars))
+        axes.set_xscale("log")
+        axes.set_title(title, loc="left")
+    np.atleast_1d(rows)[-1].set_xlabel(label)
+    return figure
+
+
 def _subplots(
     width: float,
     height: float,
