@@ -90,14 +90,14 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir)
+            self.source = sources.load(data.source, data.dir, data.resolution)
             self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(jnp.asarray(column, jnp.float32) for column in knobs_S))
-            self.images = _on_device(data.source, data.dir)
+            self.images = _on_device(data.source, data.dir, data.resolution)
             held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
             self.index_SNB, self.mask_SNB = (np.stack(column) for column in held_out)
         with clock.spent("compile"):
@@ -183,10 +183,10 @@ class Training:
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
                 sums = self.program.evaluate(self.state, self.knobs, *self.images, self.index_SNB, self.mask_SNB)
-                correct_S, nll_S = (np.asarray(sums[name], np.float64) for name in ("correct", "nll"))
-            images_S = self.mask_SNB.sum((1, 2), dtype=np.float64)
-            for line, accuracy, nll in zip(lines, correct_S / images_S, nll_S / images_S, strict=True):
-                line |= {"accuracy": float(accuracy), "nll": float(nll)}
+                images_S = self.mask_SNB.sum((1, 2), dtype=np.float64)
+                means = {EVALUATED[name]: np.asarray(sum_S, np.float64) / images_S for name, sum_S in sums.items()}
+            for number, line in enumerate(lines):
+                line |= {name: float(mean_S[number]) for name, mean_S in means.items()}
         with self.clock.spent("writing"):
             for log, line in zip(self.logs, lines, strict=True):
                 log.append(line)
@@ -218,7 +218,7 @@ class Training:
             row = describe(self.plan, self.job, run) | {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "metrics": {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]},
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
@@ -231,8 +231,11 @@ class Training:
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
-METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
-"""Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy"}
+"""Sum of an evaluation -> the metric that it is as a mean over the whole held-out set; NLL is in nats."""
+
+METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
+"""Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
 
 _programs: dict[Any, step.Program] = {}
 
@@ -332,8 +335,8 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def _on_device(name: str, data_dir: str) -> tuple[jax.Array, jax.Array]:
-    source = sources.load(name, data_dir)
+def _on_device(name: str, data_dir: str, resolution: int) -> tuple[jax.Array, jax.Array]:
+    source = sources.load(name, data_dir, resolution)
     return jax.device_put((source.images_NHWC, source.labels_N))
 
 
