@@ -60,5 +60,5 @@ class Checkpoints:
         """Ends the writing; with `delete`, also removes every checkpoint, as a finished job does."""
         if self.manager is not None:
             self.manager.close()
-        if delete:
+        if delete and jax.process_index() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)

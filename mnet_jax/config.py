@@ -90,6 +90,10 @@ KNOBS: Mapping[str, Knob] = {
     "data.resolution": Knob(0, "height and width that images are resized to (V1 3.4); 0 = as they are", NONNEGATIVE),
     "data.shift": Knob(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Knob(False, "augmentation: mirror half of the images"),
+    "data.jitter": Knob(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),
+    "data.erase": Knob(0.0, "augmentation: share of images with a rectangle erased (Zhong et al. 2017)", FRACTION),
+    "data.mixup": Knob(0.0, "averages two images by Beta(a, a) (Zhang et al. 2018: 0.2); 0 = off", NONNEGATIVE),
+    "data.cutmix": Knob(0.0, "pastes a part of another image by Beta(a, a) (Yun et al. 2019: 1); 0 = off", NONNEGATIVE),
     # The training; V2 section 6.1 and the released recipe.
     "train.epochs": Knob(300, "passes over the training images", COUNT),
     "train.batch_size": Knob(1536, "images a step over all devices (V2 6.1: 16 x 96)", COUNT),
@@ -97,6 +101,7 @@ KNOBS: Mapping[str, Knob] = {
     "train.ema": Knob(0.9999, "decay of the averaged weights, which are then evaluated; 0 = off", Range(0, 0.999999)),
     "train.eval_every": Knob(10, "epochs between evaluations; the last epoch always has one", COUNT),
     "train.checkpoint_seconds": Knob(60.0, "between checkpoints", NONNEGATIVE),
+    "train.hang_seconds": Knob(3600.0, "without progress after which a worker is killed; 0 = never", NONNEGATIVE),
     "optim.name": Knob("rmsprop", "rmsprop is TensorFlow's (V2 6.1)", ("rmsprop", "sgd", "adamw")),
     "optim.lr": Knob(0.045, "learning rate at the start, or after the warm-up (V2 6.1)", Range(0), traced=True),
     "optim.momentum": Knob(0.9, "(V2 6.1); beta1 of AdamW", Range(0, 0.9999)),
@@ -124,7 +129,15 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = ("scale", "seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "tune.")
+NOT_PROGRAM = (
+    "scale",
+    "seeds",
+    "runs_per_job",
+    "data.dir",
+    "train.checkpoint_seconds",
+    "train.hang_seconds",
+    "tune.",
+)
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 

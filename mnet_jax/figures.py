@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1F2328")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-INK, GRAY = "#1F2328", "#8C959F"
+INK, GRAY, GRID = "#1F2328", "#8C959F", "#E6E9EC"
 WIDTH = 6.8  # inches
 STYLE = {
     "font.family": "sans-serif",
@@ -34,7 +34,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E6E9EC",
+    "grid.color": GRID,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "xtick.color": GRAY,
@@ -96,7 +96,8 @@ def learning_curves(accuracy: Curves, train_loss: Curves) -> "Figure":
         for index, (arm, (x_T, y_ST)) in enumerate(curves.items()):
             means = [stats.estimate(column) for column in y_ST.T]
             style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _after_palette(LINES, index)}
-            axes.plot(x_T, [e.mean for e in means], linewidth=1.6, label=arm, **style)
+            marker = "o" if len(x_T) < 12 else ""
+            axes.plot(x_T, [e.mean for e in means], linewidth=1.6, marker=marker, markersize=3.5, label=arm, **style)
             low, high = [e.low for e in means], [e.high for e in means]
             axes.fill_between(x_T, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -238,11 +239,12 @@ def _jsonable(value: Any) -> Any:
 def write(workdir: Path, sweep: Sweep) -> None:
     """Puts the plan into the workdir, where the same plan may stand already, or one with fewer seeds.
 
-    Raises ValueError with the differences where the workdir belongs to another plan.
+    Raises ValueError with the differences where the workdir belongs to another plan, and where files cannot be locked.
     """
+    check_locks(workdir)
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds")
+        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "train.hang_seconds")
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()
@@ -263,6 +265,42 @@ def write(workdir: Path, sweep: Sweep) -> None:
                 f"{workdir} holds another plan ({'; '.join(differences)}); choose another --workdir, or remove it"
             )
     results.write_sweep(workdir, sweep)
+
+
+def check_locks(workdir: Path) -> None:
+    """ValueError where the workdir's file system cannot lock files, or its mount hides locks from other hosts."""
+    import fcntl
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / f".locks.{os.getpid()}"
+    refused = "jobs are claimed by file locks, so that several processes and hosts can share a workdir; choose another"
+    try:
+        with open(path, "w") as one, open(path, "w") as two:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                raise ValueError(f"{workdir}: its file system grants one lock twice; {refused}")
+    except OSError as error:
+        raise ValueError(f"{workdir}: no file can be locked there ({error}); {refused}") from error
+    finally:
+        path.unlink(missing_ok=True)
+    if options := _mount_options(workdir.resolve()) & {"nolock", "local_lock=all", "local_lock=flock"}:
+        raise ValueError(f"{workdir}: NFS mounted with {options.pop()}, which hides locks from other hosts; {refused}")
+
+
+def _mount_options(path: Path, mounts: Path = Path("/proc/self/mounts")) -> set[str]:
+    """Options of the NFS mount that `path` lies on; none for other file systems, or where there is no such list."""
+    best, options = Path("/"), set()
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text().splitlines():
+            _, where, kind, words = line.split()[:4]
+            point = Path(where.encode().decode("unicode_escape"))
+            if path.is_relative_to(point) and len(point.parts) >= len(best.parts):
+                best, options = point, set(words.split(",")) if kind.startswith("nfs") else set()
+    return options
 
 
 def left(workdir: Path, sweep: Sweep) -> list[Job]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import report, results
+from mnet_jax import report, results, stats
+from mnet_jax.report import pictures, words
+from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
@@ -191,7 +193,7 @@ def test_the_terminal_needs_100_columns_and_no_color(tmp_path):
 
 def test_the_files_are_what_is_rendered_the_same_each_time(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE))
-    summary = report.write(tmp_path)
+    summary, _ = report.write(tmp_path)
     pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
     assert pages == [report.to_markdown(summary), report.to_html(summary, report.draw(tmp_path, summary))]
 
@@ -244,7 +246,7 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = report._curve(tmp_path, rows, "accuracy", report.CHANCE["accuracy"])
+    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", CHANCE["accuracy"])
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -344,7 +346,7 @@ def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
 def test_the_papers_value_is_turned_to_the_baseline(tmp_path, contrast, published):
     claim = {**CLAIM, "contrasts": [{"kind": "greater", "arms": contrast, "published": 0.62}]}
     write_workdir(tmp_path, make_sweep(*THREE, claim=claim))
-    assert report._published(report.summarize(tmp_path)) == published
+    assert pictures._published(report.summarize(tmp_path)) == published
 
 
 def tune_sweep(rates=(0.1, 0.3, 0.6)):
@@ -369,7 +371,7 @@ def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
         assert "relu6: the best learning rate, 0.6, is the highest" in page
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = report.tables(summary)
+    (table,) = words.tables(summary)
     assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
     assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
 
@@ -384,7 +386,7 @@ def test_half_a_tuning_names_no_rate(tmp_path):
 def test_many_tuned_rates_are_one_a_line(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = report.tuned_lines(many)
+    lines = words.tuned_lines(many)
     assert lines.count("\n") == 10
     scope = {}
     exec(lines, scope)
@@ -421,9 +423,9 @@ def test_a_task_that_trains_nothing(tmp_path):
     assert {"readout", "pinv", "zero"} <= set(text.split())
     assert "params" not in text
     assert "accuracy" not in text
-    pictures = report.draw(tmp_path, summary)
-    assert [picture.title for picture in pictures] == ["The spiral", "Differences from dim=2", "Every run"]
-    assert pictures[0].svg.count("Output/dim=") == 3
+    drawn = report.draw(tmp_path, summary)
+    assert [picture.title for picture in drawn] == ["The spiral", "Differences from dim=2", "Every run"]
+    assert drawn[0].svg.count("Output/dim=") == 3
 
 
 def test_an_experiment_without_a_claim(tmp_path):
@@ -475,7 +477,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    from mnet_jax import figures, stats
+    from mnet_jax import figures
 
     costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
     figure = figures.accuracy_vs_cost(costs, "accuracy, %")
@@ -503,6 +505,53 @@ def test_importing_the_report_is_cheap():
     heavy = ("jax", "matplotlib", "scipy", "jinja2", "rich", "sklearn", "PIL")
     code = f"import sys, mnet_jax.report; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-c", code]
-    root = Path(report.__file__).parent.parent
+    root = Path(report.__file__).parent.parent.parent
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# Several sweeps.
+
+
+def both(tmp_path):
+    """Two workdirs: one whole, one half way and without contrasts."""
+    write_workdir(tmp_path / "a", make_sweep(*THREE))
+    claim = {"text": "A <b>baseline", "source": "", "metric": "accuracy", "contrasts": []}
+    write_workdir(tmp_path / "b", make_sweep(arm("one|two"), claim=claim, experiment="v1_baseline"), done=7)
+    return {tmp_path / name: (report.summarize(tmp_path / name), []) for name in ("a", "b")}
+
+
+def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
+    reports = both(tmp_path)
+    report.write_index(tmp_path / "out", reports)
+    index, every = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.html"))
+    (first, second) = (summary for summary, _ in reports.values())
+    points = stats.interval("accuracy", first.verdicts[0].difference, sign=True)
+    for page in (index, every, report.index_text([first, second])):
+        for shown in (points, "v2_linear_bottleneck", "v1_baseline", "supported", "7 of 12 runs"):
+            assert shown in page
+    assert {link for link in Page(index).loads if link} == {"../a/report.html", "../b/report.html"}
+    assert all(f'id="{link[1:]}"' in every for link in Page(every).loads)
+    assert "+0.62" in index
+    assert "Sandler et al. 2018, Figure 6a: 71.05 against 70.43" in index
+    assert "<b>baseline" not in index
+    assert max(map(len, report.index_text([first, second]).split("\n"))) <= 100
+
+
+def test_the_readme_table_is_written_between_its_comments(tmp_path):
+    summaries = [summary for summary, _ in both(tmp_path).values()]
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    report.write_readme(readme, summaries)
+    once = readme.read_text()
+    report.write_readme(readme, summaries)
+    assert readme.read_text() == once
+    assert once.startswith("# Title\n<!-- results -->\n| experiment |")
+    assert once.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert "old" not in once
+    points = stats.interval("accuracy", summaries[0].verdicts[0].difference, sign=True)
+    assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once
+    assert "| `v1_baseline:digits`, 7 of 12 runs | A &lt;b>baseline | one\\|two: accuracy, % |" in once
+    readme.write_text("# Title\n<!-- results -->\n")
+    with pytest.raises(ValueError, match="has no lines '<!-- results -->' and '<!-- end of results -->'"):
+        report.write_readme(readme, summaries)

@@ -1,7 +1,38 @@
 """Augmentation of small images on the device, inside the step; every draw follows from a key."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+ERASED_AREA = (0.02, 0.4)
+"""Of an image, and ASPECT = height / width of the rectangle: Zhong et al. 2017, section 4.2."""
+ERASED_ASPECT = (0.3, 1 / 0.3)
+
+
+def batch(
+    key: jax.Array,
+    images_BHWC: jax.Array,
+    labels_B: jax.Array,
+    data: Any,
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple[jax.Array, jax.Array]:
+    """A training batch as the network takes it, by the knobs `data`: uint8 images become normalized float32.
+
+    The labels stay int32 [B] or, where images were mixed, become each class's share of the image, float32 [B, classes].
+    What is off adds nothing to the program.
+    """
+    x_BHWC = shift_flip(key, images_BHWC, data.shift, data.flip)
+    if data.jitter:
+        x_BHWC = jitter(jax.random.fold_in(key, 1), x_BHWC, data.jitter)
+    x_BHWC = normalize(x_BHWC, mean, std)
+    if data.erase:
+        x_BHWC = erase(jax.random.fold_in(key, 2), x_BHWC, data.erase)
+    if data.mixup or data.cutmix:
+        return mix(jax.random.fold_in(key, 3), x_BHWC, labels_B, data.mixup, data.cutmix, classes)
+    return x_BHWC, labels_B
 
 
 def shift_flip(key: jax.Array, images_BHWC: jax.Array, shift: int, flip: bool) -> jax.Array:
@@ -22,6 +53,85 @@ def shift_flip(key: jax.Array, images_BHWC: jax.Array, shift: int, flip: bool) -
     columns_BW = columns_BW + offset_2B[1][:, None]
     padded = jnp.pad(images_BHWC, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     return padded[jnp.arange(B)[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]]
+
+
+def jitter(key: jax.Array, images_BHWC: jax.Array, strength: float) -> jax.Array:
+    """Brightness, contrast and saturation of each image, in this order, times factors from 1 - to 1 + `strength`.
+
+    Takes levels from 0 to 255 and returns them as float32, clipped. Contrast is about the image's mean gray,
+    saturation about each pixel's gray (BT.601); images that have no color have no saturation.
+    """
+    B, _, _, C = images_BHWC.shape
+    factors = jax.random.uniform(key, (3, B, 1, 1, 1), jnp.float32, 1 - strength, 1 + strength)
+    weights_C = jnp.asarray((0.299, 0.587, 0.114) if C == 3 else (1 / C,) * C, jnp.float32)
+
+    def blend(x_BHWC: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+        return jnp.clip(factor * x_BHWC + (1 - factor) * other, 0, 255)
+
+    def gray(x_BHWC: jax.Array) -> jax.Array:
+        return jnp.sum(x_BHWC * weights_C[None, None, None], -1, keepdims=True)
+
+    x_BHWC = blend(images_BHWC.astype(jnp.float32), jnp.zeros((1, 1, 1, 1)), factors[0])
+    x_BHWC = blend(x_BHWC, jnp.mean(gray(x_BHWC), (1, 2), keepdims=True), factors[1])
+    return blend(x_BHWC, gray(x_BHWC), factors[2]) if C == 3 else x_BHWC
+
+
+def erase(key: jax.Array, x_BHWC: jax.Array, probability: float) -> jax.Array:
+    """Sets a random rectangle to 0, the mean of normalized images, in this share of them (Zhong et al. 2017)."""
+    B, H, W, _ = x_BHWC.shape
+    key_which, key_area, key_aspect, key_top, key_left = jax.random.split(key, 5)
+    erased_B = jax.random.bernoulli(key_which, probability, (B,))
+    area_B = H * W * jax.random.uniform(key_area, (B,), jnp.float32, *ERASED_AREA)
+    aspect_B = jnp.exp(jax.random.uniform(key_aspect, (B,), jnp.float32, *jnp.log(jnp.asarray(ERASED_ASPECT))))
+    height_B, width_B = jnp.minimum(jnp.sqrt(area_B * aspect_B), H), jnp.minimum(jnp.sqrt(area_B / aspect_B), W)
+    top_B = (H - height_B) * jax.random.uniform(key_top, (B,))
+    left_B = (W - width_B) * jax.random.uniform(key_left, (B,))
+    inside_BHW1 = _rectangle(top_B, left_B, height_B, width_B, H, W)
+    return jnp.where(inside_BHW1 & erased_B[:, None, None, None], 0.0, x_BHWC)
+
+
+def mix(
+    key: jax.Array, x_BHWC: jax.Array, labels_B: jax.Array, mixup: float, cutmix: float, classes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image with the one before it in the batch; each class's share of the result comes with it, [B, K].
+
+    Args:
+      mixup: the images are averaged with weights from Beta(mixup, mixup) (Zhang et al. 2018); 0 = never.
+      cutmix: a rectangle of the other image is pasted, as large a share of the image as Beta(cutmix, cutmix) says
+        and cut at the border (Yun et al. 2019); 0 = never. With both, a coin decides for each image.
+    """
+    B, H, W, _ = x_BHWC.shape
+    other_BHWC, other_B = jnp.roll(x_BHWC, 1, 0), jnp.roll(labels_B, 1)
+    key_coin, key_mixup, key_cutmix, key_place = jax.random.split(key, 4)
+    share_B = jnp.zeros(B)
+    taken = jnp.zeros((B, 1, 1, 1))
+    if mixup:
+        share_B = jax.random.beta(key_mixup, mixup, mixup, (B,))
+        taken = share_B[:, None, None, None]
+    if cutmix:
+        side_B = jnp.sqrt(jax.random.beta(key_cutmix, cutmix, cutmix, (B,)))
+        center_2B = jax.random.uniform(key_place, (2, B))
+        height_B, width_B = H * side_B, W * side_B
+        top_B, left_B = H * center_2B[0] - height_B / 2, W * center_2B[1] - width_B / 2
+        pasted_BHW1 = _rectangle(top_B, left_B, height_B, width_B, H, W).astype(jnp.float32)
+        chosen_B = jax.random.bernoulli(key_coin, 0.5 if mixup else 1.0, (B,))
+        taken = jnp.where(chosen_B[:, None, None, None], pasted_BHW1, taken)
+        share_B = jnp.where(chosen_B, pasted_BHW1.mean((1, 2, 3)), share_B)
+    x_BHWC = x_BHWC + taken * (other_BHWC - x_BHWC)
+    own_BK, other_BK = jax.nn.one_hot(labels_B, classes), jax.nn.one_hot(other_B, classes)
+    return x_BHWC, own_BK + share_B[:, None] * (other_BK - own_BK)
+
+
+def _rectangle(
+    top_B: jax.Array, left_B: jax.Array, height_B: jax.Array, width_B: jax.Array, H: int, W: int
+) -> jax.Array:
+    """True [B, H, W, 1] on the pixels whose center lies in the rectangle."""
+
+    def within(start_B: jax.Array, length_B: jax.Array, size: int) -> jax.Array:
+        center = jnp.arange(0.5, size)[None]
+        return (center >= start_B[:, None]) & (center < (start_B + length_B)[:, None])
+
+    return within(top_B, height_B, H)[:, :, None, None] & within(left_B, width_B, W)[:, None, :, None]
 
 
 def normalize(images_BHWC: jax.typing.ArrayLike, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

@@ -15,6 +15,14 @@ def choose(formulation: str, accelerator: str = "lax") -> str:
     return formulation
 
 
+def shards(axis: str) -> int:
+    """How many pieces the mesh cuts the "data" or "seed" axis into while tracing under `jax.set_mesh`; without, 1.
+
+    Code that indexes a sharded axis gathers the whole of it on every device.
+    """
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """The type that sums over `dtype` are kept in: float32, or float64 for float64."""
     return jnp.dtype("float64" if dtype == jnp.float64 else "float32")

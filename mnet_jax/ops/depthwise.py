@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose
+from mnet_jax.ops import accumulator, choose, shards
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
 
@@ -86,13 +86,17 @@ def _weighted_sum(terms: Iterable[tuple[int, int, jax.Array]], kernel_KKC: jax.A
     return reduce(jnp.add, products).astype(kernel_KKC.dtype)
 
 
+def _taps(x_BHWC, kernel, size, stride, padding):
+    """What the kernel's element (i, j) meets: [(i, j, x_BHWC)], each of the output's (H, W) `size`."""
+    padded_BHWC = pad(x_BHWC, padding)
+    return [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(kernel[0]) for j in range(kernel[1])]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    rows, columns, _ = kernel_KKC.shape
-    size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
-    padded_BHWC = pad(x_BHWC, padding)
-    taps = [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(rows) for j in range(columns)]
-    return _weighted_sum(taps, kernel_KKC)
+    kernel = kernel_KKC.shape[:2]
+    size = output_size(x_BHWC.shape[1:3], kernel, stride, padding)
+    return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding), kernel_KKC)
 
 
 def _forward(x_BHWC, kernel_KKC, stride, padding):
@@ -146,7 +150,17 @@ def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):
 
 
 def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel):
-    """Gradient to the kernel: a loop over image blocks and output rows, one sum per column of the kernel.
+    """Gradient to the kernel: in a loop where one core has the whole batch, else as a sum per tap."""
+    if shards("data") == 1 and jax.default_backend() == "cpu":
+        return _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel)
+    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding)
+    dtype = accumulator(x_BHWC.dtype)
+    sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
+    return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
+
+
+def _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel):
+    """A loop over image blocks and output rows, one sum per column of the kernel: nothing leaves the caches.
 
     A sum is [block, K, Wo, C]: the K input rows that meet an output row are neighbors, and go in at once.
     """

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose
+from mnet_jax.ops import accumulator, choose, shards
 
 Bound = float | jax.Array
 
@@ -24,9 +24,11 @@ def batch_norm_act(
     """Normalizes by the statistics of the batch, then clips to [low, high].
 
     Statistics are those of `group` consecutive samples, 0 = the whole batch, in float32 or wider; a batch
-    that `group` does not divide is a ValueError. The bounds may be traced; the gradient of the clip is
-    `(low < y) & (y < high)`, zero at the bounds as ReLU6 has it. Returns y_BHWC in x's type, then mean_C and
-    biased var_C, averaged over the groups; no gradient flows through those two.
+    that `group` does not divide is a ValueError, and so are a number of groups and one of data shards where neither
+    divides the other. Where no group lies on two shards, y_BHWC and the gradient to x need no communication.
+    The bounds may be traced; the gradient of the clip is `(low < y) & (y < high)`, zero at the bounds as ReLU6
+    has it. Returns y_BHWC in x's type, then mean_C and biased var_C, averaged over the groups; no gradient flows
+    through those two.
 
     "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient.
     """
@@ -34,7 +36,10 @@ def batch_norm_act(
     group = group or B
     if group < 0 or B % group:
         raise ValueError(f"norm group {group} does not divide the batch of {B}; 0 takes the whole batch")
-    x_GMC = x_BHWC.reshape(B // group, -1, C)
+    groups, data = B // group, shards("data")
+    if groups % data and data % groups:
+        raise ValueError(f"{groups} norm groups on {data} data shards: allowed are numbers that divide one another")
+    x_GMC = x_BHWC.reshape(groups, -1, C)
     low, high = (jnp.asarray(bound, accumulator(x_BHWC.dtype)) for bound in (low, high))
     norm = _plain if choose(formulation, accelerator="shift") == "lax" else _fused
     y_GMC, mean_G1C, var_G1C = norm(x_GMC, scale_C, bias_C, low, high, eps)

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import optax
 
 
-def loss(logits_BK: jax.Array, labels_B: jax.Array, label_smoothing: float) -> jax.Array:
-    """Mean cross-entropy in nats against one-hot labels smoothed towards uniform (Szegedy et al. 2016, section 7)."""
-    classes = logits_BK.shape[-1]
-    targets_BK = optax.losses.smooth_labels(jax.nn.one_hot(labels_B, classes, dtype=logits_BK.dtype), label_smoothing)
+def loss(logits_BK: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
+    """Mean cross-entropy in nats against labels smoothed towards uniform (Szegedy et al. 2016, section 7).
+
+    `labels` are classes, int32 [B], or each class's share of a mixed image, float32 [B, K].
+    """
+    shares_BK = jax.nn.one_hot(labels, logits_BK.shape[-1], dtype=logits_BK.dtype) if labels.ndim == 1 else labels
+    targets_BK = optax.losses.smooth_labels(shares_BK.astype(logits_BK.dtype), label_smoothing)
     return optax.softmax_cross_entropy(logits_BK, targets_BK).mean()
 
 
