@@ -103,7 +103,7 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir)
+            self.source = sources.load(data.source, data.dir, data.train_split, data.test_split, data.resolution)
             self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
@@ -111,7 +111,7 @@ class Training:
             self.mesh = sharding.mesh(len(seeds), batch)
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
-            self.images = _on_devices(data.source, data.dir, self.mesh)
+            self.images = _on_devices(self.source, self.mesh)
             held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
             index_SNB, mask_SNB = (np.stack(column) for column in held_out)
             self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
@@ -201,11 +201,11 @@ class Training:
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
                 sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
-                accuracy_S, nll_S = (
-                    np.asarray(sums[name], np.float64) / self.held_out_S for name in ("correct", "nll")
-                )
-            for line, accuracy, nll in zip(lines, accuracy_S, nll_S, strict=True):
-                line |= {"accuracy": float(accuracy), "nll": float(nll)}
+                means = {
+                    EVALUATED[name]: np.asarray(sum_S, np.float64) / self.held_out_S for name, sum_S in sums.items()
+                }
+            for number, line in enumerate(lines):
+                line |= {name: float(mean_S[number]) for name, mean_S in means.items()}
         with self.clock.spent("writing"):
             for log, line in zip(self.logs, lines, strict=False):
                 log.append(line)
@@ -234,7 +234,7 @@ class Training:
             row = describe(self.plan, self.job, run) | {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "metrics": {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]},
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
@@ -250,8 +250,11 @@ class Training:
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
-METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
-"""Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy"}
+"""Sum of an evaluation -> the metric that it is as a mean over the whole held-out set; NLL is in nats."""
+
+METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
+"""Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
 
 _programs: dict[Any, step.Program] = {}
 
@@ -353,8 +356,7 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def _on_devices(name: str, data_dir: str, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
-    source = sources.load(name, data_dir)
+def _on_devices(source: sources.Source, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
     arrays = sources.in_memory(source), source.labels_N
     return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in arrays)
 
