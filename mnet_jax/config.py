@@ -47,6 +47,7 @@ KNOBS: Mapping[str, Knob] = {
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
+    "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Knob(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
@@ -119,7 +120,7 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = ("scale", "seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "tune.")
+NOT_PROGRAM = ("scale", "seeds", "runs_per_job", "analysis", "data.dir", "train.checkpoint_seconds", "tune.")
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 

@@ -231,7 +231,7 @@ def write(workdir: Path, sweep: Sweep) -> None:
     """
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds")
+        free = ("seeds", "tune.seeds", "runs_per_job", "analysis", "data.dir", "train.checkpoint_seconds")
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()

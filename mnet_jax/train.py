@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, step, sweep
+from mnet_jax import analysis, config, optim, results, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
-from mnet_jax.models import weights
+from mnet_jax.models import specs, weights
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -209,21 +209,37 @@ class Training:
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = (
-                    jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[number], self.state[part])  # noqa: B023
-                    for part in (averaged, "batch_stats")
-                )
-                weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
+                trained = _of_run(self.state, number, averaged)
+                weights.save(log.folder / "weights.safetensors", *trained, self.cfgs[number])
                 log.close()
+            metrics = {name: log.lines[-1][name] for name in METRICS}
+            if self.cfg.analysis and diverged_at < 0 and self.cfg.model.name in specs.NETWORKS:
+                with self.clock.spent("evaluation"):
+                    metrics |= self._analyze(number, trained)
             row = describe(self.plan, self.job, run) | {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
         self.checkpoints.close(delete=True)
         (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _analyze(self, number: int, trained: tuple[Any, Any]) -> dict[str, float]:
+        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+        initial = self.program.init(jnp.asarray([run.seed for run in self.job.runs], jnp.int32))
+        source, test = self.source, self.splits[number].test
+        metrics, arrays = analysis.measure(
+            self.cfgs[number],
+            source.mean,
+            source.std,
+            trained,
+            _of_run(initial, number, "params"),
+            analysis.batches(source.images_NHWC, test, self.cfg.train.batch_size),
+        )
+        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
+        return metrics
 
     def _write_progress(self) -> None:
         names = [run.name for run in self.job.runs]
@@ -233,6 +249,13 @@ class Training:
 
 METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
 """Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+
+
+def _of_run(state: step.State, number: int, params: str) -> tuple[Any, Any]:
+    """(params, batch_stats) of one of the S runs, on the host; `params` names those wanted."""
+    parts = (state[params], state["batch_stats"])
+    return tuple(jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[number], part) for part in parts)
+
 
 _programs: dict[Any, step.Program] = {}
 
