@@ -66,12 +66,13 @@ def measure(
     # Neither changes what the weights compute: the activation's bounds are arguments, a split only saves memory.
     net = dataclasses.replace(specs.network(cfg.model), project_act="linear", split=1)
     of_batch = _program(net, mean, std)
+    on_device = jax.device_put(tuple(networks))
     images_N: list[float] = []
     found: list[list[Any]] = [[] for _ in networks]
     for images_BHWC, mask_B in batches:
         images_N.append(float(np.sum(mask_B)))
         batch = jax.device_put((images_BHWC, mask_B))
-        for found_N, weights in zip(found, networks, strict=True):
+        for found_N, weights in zip(found, on_device, strict=True):
             found_N.append(jax.device_get(of_batch(*weights, config.knobs(cfg), *batch)))
     share_N = np.array(images_N) / np.sum(images_N)
     return [
@@ -128,12 +129,13 @@ def _moments(x_BHWC: jax.Array, mask_B: jax.Array, covariance: bool = False) -> 
     """
     x_MC = x_BHWC.astype(jnp.float32).reshape(-1, x_BHWC.shape[-1])
     weight_M = jnp.repeat(mask_B / jnp.sum(mask_B), len(x_MC) // len(mask_B)) * (len(mask_B) / len(x_MC))
-    mean_C = weight_M @ x_MC
+    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # accelerators round factors otherwise
+    mean_C = exact(weight_M, x_MC)
     off_MC = x_MC - mean_C[None]
-    error_C = weight_M @ off_MC
+    error_C = exact(weight_M, off_MC)
     weighted_MC = off_MC * weight_M[:, None]
     if covariance:
-        var = weighted_MC.T @ off_MC - jnp.outer(error_C, error_C)
+        var = exact(weighted_MC.T, off_MC) - jnp.outer(error_C, error_C)
     else:
         var = jnp.sum(weighted_MC * off_MC, 0) - jnp.square(error_C)
     return {"mean": mean_C + error_C, "var": var}
