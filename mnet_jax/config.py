@@ -47,6 +47,7 @@ KNOBS: Mapping[str, Knob] = {
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
+    "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Knob(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
@@ -140,7 +141,7 @@ TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
 HOW = (
-    *("runs_per_job", "data.dir", "data.threads", "data.workers"),
+    *("runs_per_job", "analysis", "data.dir", "data.threads", "data.workers"),
     *("train.checkpoint_seconds", "train.hang_seconds"),
 )
 """Fields that change how and where runs are made, and nothing else."""

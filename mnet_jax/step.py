@@ -60,8 +60,8 @@ def build(
     """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
     rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
-    graphdef, *parts = nnx.split(abstract, nnx.Param, nnx.BatchStat)
-    mask = optim.decay_mask(*map(nnx.to_pure_dict, parts), cfg.optim)
+    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, sharding, step, sweep
+from mnet_jax import analysis, config, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
-from mnet_jax.models import weights
+from mnet_jax.models import specs, weights
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -103,7 +103,7 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir, data.train_split, data.test_split, data.resolution)
+            self.source = sources.chosen(data)
             self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
@@ -117,9 +117,9 @@ class Training:
             self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
             self.held_out_S = mask_SNB.sum((1, 2), dtype=np.float64)
         with clock.spent("compile"):
-            seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
-            self.program = self._compiled(seeds_S)
-            self.state = self.program.init(seeds_S)
+            self.seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
+            self.program = self._compiled(self.seeds_S)
+            self.state = self.program.init(self.seeds_S)
         self.done, self.saved = 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
         self.diverged_at = np.full(len(seeds), -1)
@@ -222,25 +222,46 @@ class Training:
 
     def finish(self) -> None:
         """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
-        parts = sharding.fetch([self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]])
+        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        analyzed = self.cfg.analysis and self.cfg.model.name in specs.NETWORKS
+        first = self.program.init(self.seeds_S) if analyzed else {}
+        initial = sharding.fetch((first["params"], first["batch_stats"])) if analyzed else ()
         for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=False)):
             diverged_at = int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = jax.tree.map(lambda leaf_S: leaf_S[number], parts)  # noqa: B023
+                params, statistics = trained = _of_run(parts, number)
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
+            metrics = {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]}
+            if analyzed and diverged_at < 0:
+                with self.clock.spent("evaluation"):
+                    metrics |= self._analyze(number, trained, _of_run(initial, number))
             row = describe(self.plan, self.job, run) | {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]},
+                "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
         self.checkpoints.close(delete=True)
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
+        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+        images_NHWC, test = sources.in_memory(self.source), self.splits[number].test
+        metrics, arrays = analysis.measure(
+            self.cfgs[number],
+            self.source.mean,
+            self.source.std,
+            trained,
+            initial,
+            analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
+        )
+        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
+        return metrics
 
     def _write_progress(self) -> None:
         if not sharding.is_first():
@@ -255,6 +276,12 @@ EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy
 
 METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
 """Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
+
+
+def _of_run(parts: Any, number: int) -> Any:
+    """One of the S runs of pure dicts of arrays."""
+    return jax.tree.map(lambda leaf_S: leaf_S[number], parts)
+
 
 _programs: dict[Any, step.Program] = {}
 

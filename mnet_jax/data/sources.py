@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,6 +144,11 @@ def load(
       ValueError: it is not there (with the command that gets it) or damaged, or a split is unknown.
     """
     return _load(name, root(data_dir), train_split, test_split, resolution)
+
+
+def chosen(data: Any) -> Source:
+    """The source that the knobs `data` name."""
+    return load(data.source, data.dir, data.train_split, data.test_split, data.resolution)
 
 
 def root(data_dir: str = "") -> Path:
