@@ -72,7 +72,9 @@ KNOBS: Mapping[str, Knob] = {
     ),
     "model.dropout": Knob(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
     "model.split": Knob(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
-    "model.formulation": Knob("auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift")),
+    "model.formulation": Knob(
+        "auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift", "native")
+    ),
     "model.norm.momentum": Knob(0.997, "decay of BatchNorm's running statistics (released V2 code)", FRACTION),
     "model.norm.eps": Knob(1e-3, "added to BatchNorm's variance (released V2 code)", POSITIVE),
     "model.norm.group": Knob(

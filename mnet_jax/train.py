@@ -23,6 +23,7 @@ from mnet_jax import config, optim, results, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
 from mnet_jax.models import weights
+from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -215,7 +216,9 @@ class Training:
                 )
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
-            row = describe(self.plan, self.job, run) | {
+            row = describe(self.plan, self.job, run)
+            row["device"]["depthwise"] = depthwise.resolve(self.cfg.model.formulation, jnp.dtype("float32"))
+            row |= {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
                 "metrics": {name: log.lines[-1][name] for name in METRICS},

@@ -14,7 +14,7 @@ ALLOWED = {
     "step": {"models", "tasks", "optim", "data"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),
-    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks"},
+    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "ops", "tasks"},
     "workers": set(),
     "report": {"figures"},
     "main": {"sweep", "workers", "train", "report"},
