@@ -23,6 +23,7 @@ from mnet_jax import analysis, config, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
 from mnet_jax.models import specs, weights
+from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -109,6 +110,8 @@ class Training:
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
             self.mesh = sharding.mesh(len(seeds), batch)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
             self.images = _on_devices(self.source, self.mesh)
@@ -238,7 +241,9 @@ class Training:
             if analyzed and diverged_at < 0:
                 with self.clock.spent("evaluation"):
                     metrics |= self._analyze(number, trained, _of_run(initial, number))
-            row = describe(self.plan, self.job, run) | {
+            row = describe(self.plan, self.job, run)
+            row["device"]["depthwise"] = self.depthwise
+            row |= {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
                 "metrics": metrics,

@@ -19,7 +19,7 @@ MEAN, STD = (0.3,), (0.4,)
 
 @pytest.fixture(scope="module")
 def images():
-    return sources.load("digits").images[:IMAGES]
+    return sources.in_memory(sources.load("digits"))[:IMAGES]
 
 
 def setting(**overrides):

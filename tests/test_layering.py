@@ -23,7 +23,7 @@ ALLOWED = {
     "sweep": {"cost", "data"},
     "checkpoint": set(),
     "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
-    "train": {"analysis", "step", "sweep", "checkpoint", "optim", "data", "models", "tasks", "sharding"},
+    "train": {"analysis", "step", "sweep", "checkpoint", "optim", "data", "models", "ops", "tasks", "sharding"},
     "runtime": set(),
     "workers": set(),
     "report": {"figures"},
