@@ -402,6 +402,24 @@ def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figur
     return figure
 
 
+def benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> "Figure":
+    """A panel a regime, a bar a contender: (median, smallest, largest), on a logarithmic axis; the first is ours."""
+    figure, rows = _subplots(WIDTH, sum(0.6 + 0.3 * len(bars) for bars in panels.values()), rows=len(panels))
+    for axes, (title, bars) in zip(np.atleast_1d(rows), panels.items(), strict=True):
+        median, low, high = np.array(list(bars.values())).T
+        colors = [PALETTE[0], *[GRAY] * (len(bars) - 1)]
+        axes.barh(range(len(bars)), median, color=colors, xerr=(median - low, high - median), ecolor=INK, capsize=2)
+        for y, value in enumerate(median):
+            axes.annotate(
+                f"{value:.3g}", (0, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", color="white"
+            )
+        _name_rows(axes, list(bars))
+        axes.set_xscale("log")
+        axes.set_title(title, loc="left")
+    np.atleast_1d(rows)[-1].set_xlabel(label)
+    return figure
+
+
 def _subplots(
     width: float,
     height: float,
@@ -468,4 +486,90 @@ def spiral(panels: Sequence[tuple[str, np.ndarray]]) -> "Figure":
         axes.set_aspect("equal", adjustable="datalim")
         axes.autoscale_view()
         axes.set_axis_off()
+    return figure
+
+
+def contact_sheet(rows: Mapping[str, np.ndarray]) -> "Figure":
+    """Images under each other by what was done to them: {words: uint8 [n, H, W, C]}, each pixel whole."""
+    from matplotlib.figure import Figure
+
+    columns = max(map(len, rows.values()))
+    figure = Figure((WIDTH, WIDTH * 1.25 * len(rows) / columns), dpi=200, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for (words, images), line in zip(rows.items(), axes, strict=True):
+        line[0].set_title(words, loc="left", fontsize=8, pad=2)
+        for place, image in zip(line, images, strict=False):
+            place.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for place in line:
+            place.set_axis_off()
+    return figure
+
+
+Arrays = Mapping[str, np.ndarray]
+"""What a run left in its arrays.npz."""
+
+
+def layer_profile(runs: Mapping[str, Sequence[Arrays]], published: Arrays) -> "Figure":
+    """V2's Figure 7: positive channels of the pixels after each expansion, in percent, at step 0 and trained.
+
+    Lines are means over pixels and the runs of an arm, bands go from the least to the most positive pixel; above the
+    dotted line an expansion can be inverted. `published` are the paper's counts, in the words of a run's arrays.
+    """
+    figure, panels = _subplots(WIDTH, 3.4, columns=2, sharey=True)
+    for axes, state, title in zip(panels, ("initial", "active"), ("at step 0", "trained"), strict=True):
+        for index, (arm, of_runs) in enumerate(runs.items()):
+            block_L = of_runs[0][f"{state}/block"]
+            low_L, mean_L, high_L = (
+                100 * pool([arrays[f"{state}/{name}"] / arrays[f"{state}/channels"] for arrays in of_runs], axis=0)
+                for name, pool in (("min", np.min), ("mean", np.mean), ("max", np.max))
+            )
+            style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _after_palette(LINES, index)}
+            axes.plot(block_L, mean_L, linewidth=1.6, label=arm, **style)
+            axes.fill_between(block_L, low_L, high_L, color=style["color"], alpha=0.12, linewidth=0)
+        first = next(iter(runs.values()))[0]
+        threshold_L = 100 * first[f"{state}/threshold"] / first[f"{state}/channels"]
+        axes.plot(first[f"{state}/block"], threshold_L, ":", color=INK, linewidth=1.4, label="threshold")
+        low_L, mean_L, high_L = (
+            100 * published[f"{state}/{name}"] / published[f"{state}/channels"] for name in ("min", "mean", "max")
+        )
+        paper = {"fmt": "x", "color": INK, "markersize": 5, "elinewidth": 0.8, "label": "the paper's, on ImageNet"}
+        axes.errorbar(published[f"{state}/block"], mean_L, yerr=[mean_L - low_L, high_L - mean_L], **paper)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("block")
+    panels[0].set_ylim(0, 100)
+    panels[0].set_ylabel("positive channels (%)")
+    _legend(figure, panels[0], len(runs) + 2)
+    return figure
+
+
+def threshold_curve(runs: Mapping[str, Sequence[Arrays]], definitions: Mapping[str, float]) -> "Figure":
+    """The share of channels below each threshold, in percent: means over the runs of an arm with 95 % t-intervals.
+
+    A panel for each of `definitions` that a run has a curve of; the dotted line is the threshold of the definition.
+    """
+    names = [name for name in definitions if any(f"curve/{name}" in of_runs[0] for of_runs in runs.values())]
+    rows = -(-len(names) // 2)
+    figure, grid = _subplots(WIDTH, 0.6 + 2.1 * rows, columns=2, rows=rows)
+    panels = list(np.ravel(grid))
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
+        for index, (arm, of_runs) in enumerate(runs.items()):
+            if f"curve/{name}" in of_runs[0]:
+                threshold_T = of_runs[0]["curve/threshold"]
+                share_ST = 100 * np.array([arrays[f"curve/{name}"] for arrays in of_runs])
+                means = [stats.estimate(column) for column in share_ST.T]
+                style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _after_palette(LINES, index)}
+                axes.plot(threshold_T, [e.mean for e in means], linewidth=1.6, label=arm, **style)
+                low, high = [e.low for e in means], [e.high for e in means]
+                axes.fill_between(threshold_T, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.axvline(definitions[name], color=INK, linewidth=1.2, linestyle=":")
+        axes.set_xscale("log")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(0, 100)
+        axes.set_yticks((0, 1, 10, 100), ("0", "1", "10", "100"))
+        axes.set_title(f"{name.replace('_', ' ')} (%)", loc="left")
+    for axes in panels[max(0, len(names) - 2) : len(names)]:
+        axes.set_xlabel("threshold")
+    _legend(figure, panels[0], len(runs))
     return figure

@@ -32,7 +32,7 @@ class Program(NamedTuple):
     train(state, knobs_S, images, labels, order_STB, start, count) -> (state, sums): the updates `start` to `start +
         count` of the T in `order_STB` (indices of images); sums {"loss", "correct"} over them and "diverged_at" after
         them, each [S].
-    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> {"correct", "nll"}, each [S].
+    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> the sums of tasks/classification.py, each [S].
 
     Sums are whole on every process; arguments lie as `mnet_jax.sharding` says.
     """
@@ -60,7 +60,8 @@ def build(
     """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
     rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
-    graphdef = nnx.graphdef(abstract)
+    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -70,7 +71,7 @@ def build(
         return {
             "params": params,
             "batch_stats": batch_stats,
-            "opt": optim.optimizer(cfg.optim, 0.0, 0.0).init(params),
+            "opt": optim.optimizer(cfg.optim, 0.0, 0.0, mask).init(params),
             "ema": jax.tree.map(jnp.copy, params) if cfg.train.ema else {},
             "step": jnp.int32(0),
             "key": jax.random.fold_in(key, 1),
@@ -92,7 +93,7 @@ def build(
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
 
         (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay)
+        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay, mask)
         updates, opt = rule.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         new = {**state, "params": params, "batch_stats": batch_stats, "opt": opt, "step": state["step"] + 1}
@@ -129,7 +130,7 @@ def build(
             sums = classification.sums(logits_BK, labels[index_B], mask_B)
             return jax.tree.map(jnp.add, totals, sums), None
 
-        zero = {"correct": jnp.float32(0), "nll": jnp.float32(0)}
+        zero = dict.fromkeys(classification.summed(cfg.model.num_classes), jnp.float32(0))
         return jax.lax.scan(body, zero, (index_NB, mask_NB))[0]
 
     def train(state, knobs, images, labels, order_STB, start, count):

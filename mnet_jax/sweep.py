@@ -1,6 +1,7 @@
 """Experiment file -> arms and seeds -> runs -> jobs; and which of them is done, claimed or left."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -9,11 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnet_jax import config, results
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Run, Sweep
+
+if TYPE_CHECKING:
+    from mnet_jax.data.sources import Source
 
 
 class Experiment(NamedTuple):
@@ -23,7 +27,7 @@ class Experiment(NamedTuple):
     doc: str
     get_config: Callable[[str], Any]
     sweep: Callable[[Any], Iterator[dict[str, Any]]]
-    claim: Mapping[str, Any]
+    claim: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 
 
 def load(path: Path) -> Experiment:
@@ -64,7 +68,7 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
     config.check(base, where)
 
     arms = _arms(experiment, base, overrides, where)
-    claim = _jsonable(dict(experiment.claim))
+    claim = _jsonable(experiment.claim(base) if callable(experiment.claim) else dict(experiment.claim))
     for contrast in claim.get("contrasts", ()):
         if unknown := [name for name in contrast["arms"] if name not in arms]:
             raise ValueError(f"{where}: the claim names arm {unknown[0]!r}; the sweep's are {', '.join(arms)}")
@@ -201,23 +205,30 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
     for name, arm in arms.items():
         if programs[name] not in counted:
             cfg = arm_config(config.flatten(base), arm)
-            source = sources.load(cfg.data.source, cfg.data.dir)
-            _, height, _, channels = source.images_NHWC.shape
+            source = sources.outline(cfg.data.source, cfg.data.dir, cfg.data.train_split, cfg.data.test_split)
+            height, _, channels = source.shape
             for field, came, needed in (
                 ("model.num_classes", cfg.model.num_classes, source.classes),
                 ("model.in_channels", cfg.model.in_channels, channels),
             ):
                 if came != needed:
                     raise ValueError(f"{where}, arm {name}: {field}={came}; {source.name} needs {needed}")
-            split = sources.split(source, 0, cfg.data.train_size, cfg.data.holdout)
-            steps = len(sources.epoch_order(0, 0, split.train, cfg.train.batch_size))
-            count = cost.count(cfg.model, height)
+            steps = _steps_per_epoch(source, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
+            count = cost.count(cfg.model, cfg.data.size or cfg.data.resolution or height)
             counted[programs[name]] = {
                 "madds": count.madds,
                 "params": count.params_trainable,
                 "images": cfg.train.epochs * steps * cfg.train.batch_size,
             }
     return {name: replace(arm, cost=counted[programs[name]]) for name, arm in arms.items()}
+
+
+@functools.cache
+def _steps_per_epoch(source: "Source", train_size: int, holdout: int, batch_size: int) -> int:
+    from mnet_jax.data import sources
+
+    split = sources.split(source, 0, train_size, holdout)
+    return len(sources.epoch_order(0, 0, split.train, batch_size))
 
 
 def _jsonable(value: Any) -> Any:
@@ -233,7 +244,7 @@ def write(workdir: Path, sweep: Sweep) -> None:
     check_locks(workdir)
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "train.hang_seconds")
+        free = ("seeds", "tune.seeds", *config.HOW)
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, sharding, step, sweep
+from mnet_jax import analysis, config, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
-from mnet_jax.models import weights
+from mnet_jax.models import specs, weights
+from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -103,23 +104,25 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir)
+            self.source = sources.chosen(data)
             self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
             self.mesh = sharding.mesh(len(seeds), batch)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
-            self.images = _on_devices(data.source, data.dir, self.mesh)
+            self.images = _on_devices(self.source, self.mesh)
             held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
             index_SNB, mask_SNB = (np.stack(column) for column in held_out)
             self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
             self.held_out_S = mask_SNB.sum((1, 2), dtype=np.float64)
         with clock.spent("compile"):
-            seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
-            self.program = self._compiled(seeds_S)
-            self.state = self.program.init(seeds_S)
+            self.seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
+            self.program = self._compiled(self.seeds_S)
+            self.state = self.program.init(self.seeds_S)
         self.done, self.saved = 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
         self.diverged_at = np.full(len(seeds), -1)
@@ -201,11 +204,11 @@ class Training:
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
                 sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
-                accuracy_S, nll_S = (
-                    np.asarray(sums[name], np.float64) / self.held_out_S for name in ("correct", "nll")
-                )
-            for line, accuracy, nll in zip(lines, accuracy_S, nll_S, strict=True):
-                line |= {"accuracy": float(accuracy), "nll": float(nll)}
+                means = {
+                    EVALUATED[name]: np.asarray(sum_S, np.float64) / self.held_out_S for name, sum_S in sums.items()
+                }
+            for number, line in enumerate(lines):
+                line |= {name: float(mean_S[number]) for name, mean_S in means.items()}
         with self.clock.spent("writing"):
             for log, line in zip(self.logs, lines, strict=False):
                 log.append(line)
@@ -222,25 +225,48 @@ class Training:
 
     def finish(self) -> None:
         """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
-        parts = sharding.fetch([self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]])
+        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        analyzed = self.cfg.analysis and self.cfg.model.name in specs.NETWORKS
+        first = self.program.init(self.seeds_S) if analyzed else {}
+        initial = sharding.fetch((first["params"], first["batch_stats"])) if analyzed else ()
         for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=False)):
             diverged_at = int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = jax.tree.map(lambda leaf_S: leaf_S[number], parts)  # noqa: B023
+                params, statistics = trained = _of_run(parts, number)
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
-            row = describe(self.plan, self.job, run) | {
+            metrics = {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]}
+            if analyzed and diverged_at < 0:
+                with self.clock.spent("evaluation"):
+                    metrics |= self._analyze(number, trained, _of_run(initial, number))
+            row = describe(self.plan, self.job, run)
+            row["device"]["depthwise"] = self.depthwise
+            row |= {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
         self.checkpoints.close(delete=True)
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
+        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+        images_NHWC, test = sources.in_memory(self.source), self.splits[number].test
+        metrics, arrays = analysis.measure(
+            self.cfgs[number],
+            self.source.mean,
+            self.source.std,
+            trained,
+            initial,
+            analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
+        )
+        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
+        return metrics
 
     def _write_progress(self) -> None:
         if not sharding.is_first():
@@ -250,8 +276,17 @@ class Training:
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
-METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
-"""Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy"}
+"""Sum of an evaluation -> the metric that it is as a mean over the whole held-out set; NLL is in nats."""
+
+METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
+"""Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
+
+
+def _of_run(parts: Any, number: int) -> Any:
+    """One of the S runs of pure dicts of arrays."""
+    return jax.tree.map(lambda leaf_S: leaf_S[number], parts)
+
 
 _programs: dict[Any, step.Program] = {}
 
@@ -353,9 +388,9 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def _on_devices(name: str, data_dir: str, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
-    source = sources.load(name, data_dir)
-    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (source.images_NHWC, source.labels_N))
+def _on_devices(source: sources.Source, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
+    arrays = sources.in_memory(source), source.labels_N
+    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in arrays)
 
 
 def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from mnet_jax.ops import FORMULATIONS
 from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
-from mnet_jax.ops.norm import batch_norm_act, norm_act_inference
+from mnet_jax.ops.norm import affine, affine_act, batch_norm_act
 from mnet_jax.ops.pointwise import dense_conv, pointwise
 
 INF = float("inf")
@@ -291,7 +291,7 @@ def test_no_gradient_to_the_bounds(way):
 def test_inference_with_the_batch_statistics_equals_training(dtype, tolerance):
     x, scale, bias = normal(0, 4, 3, 3, 5, dtype=dtype), normal(1, 5), normal(2, 5)
     y, mean, var = batch_norm_act(x, scale, bias, 0.0, 6.0, 1e-3, 0, "auto")
-    inference = norm_act_inference(x, scale, bias, mean, var, 0.0, 6.0, 1e-3)
+    inference = affine_act(x, *affine(scale, bias, mean, var, 1e-3), 0.0, 6.0)
     assert inference.dtype == x.dtype
     assert_close(inference, y, tolerance)
 

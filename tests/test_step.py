@@ -34,7 +34,7 @@ class Bench:
             for seed, split in zip(seeds, self.splits, strict=True)
         ]
         self.order = jnp.asarray(np.stack(orders))
-        self.data = jnp.asarray(digits.images_NHWC), jnp.asarray(digits.labels_N)
+        self.data = jnp.asarray(digits.images), jnp.asarray(digits.labels_N)
         mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices or jax.devices()[:1])
         self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1], mesh)
         self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
@@ -166,7 +166,7 @@ def test_shift_and_flip_move_pixels_and_nothing_else():
 
 
 def test_normalized_images_have_mean_zero_and_deviation_one(digits):
-    x = augment.normalize(jnp.asarray(digits.images_NHWC), digits.mean, digits.std)
+    x = augment.normalize(jnp.asarray(digits.images), digits.mean, digits.std)
     assert abs(float(x.mean())) < 1e-3
     assert abs(float(x.std()) - 1) < 1e-3
 

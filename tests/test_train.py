@@ -8,6 +8,7 @@ import safetensors.numpy
 from tiny import EXPERIMENT, write
 
 from mnet_jax import results, sweep, train
+from mnet_jax.ops import depthwise
 
 
 def make(folder, text=EXPERIMENT, **overrides):
@@ -56,6 +57,7 @@ def test_rows_hold_what_a_reader_asks(unbroken):
     assert set(row["timing"]) == {"start", "compile", "steps", "evaluation", "writing", "finished"}
     assert row["diverged_at"] is None
     assert row["device"]["platform"] == "cpu"
+    assert row["device"]["depthwise"] == depthwise.resolve("auto", np.dtype("float32"))
 
 
 def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):
@@ -88,7 +90,7 @@ def test_saved_weights_score_what_the_row_says(unbroken):
     source = sources.load("digits", "")
     split = sources.split(source, 0, 64, 0)
     model = files.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")
-    logits, _ = model(augment.normalize(source.images_NHWC[split.test], source.mean, source.std))
+    logits, _ = model(augment.normalize(sources.in_memory(source)[split.test], source.mean, source.std))
     accuracy = float(np.mean(np.argmax(logits, -1) == source.labels_N[split.test]))
     assert accuracy == pytest.approx(results.read_rows(folder, plan.runs)[1]["metrics"]["accuracy"], abs=1e-3)
 

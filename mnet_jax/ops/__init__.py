@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-FORMULATIONS = ("auto", "lax", "shift")
+FORMULATIONS = ("auto", "lax", "shift", "native")
 
 
 def choose(formulation: str, accelerator: str = "lax") -> str:

@@ -47,22 +47,23 @@ def batch_norm_act(
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
 
 
-def norm_act_inference(
-    x_BHWC: jax.Array,
-    scale_C: jax.Array,
-    bias_C: jax.Array,
-    mean_C: jax.Array,
-    var_C: jax.Array,
-    low: Bound,
-    high: Bound,
-    eps: float,
-) -> jax.Array:
-    """Normalizes by given statistics, as one multiply-add per element, then clips to [low, high]."""
-    dtype = accumulator(x_BHWC.dtype)
+def affine(
+    scale_C: jax.Array, bias_C: jax.Array, mean_C: jax.Array, var_C: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array]:
+    """(gain_C, shift_C) such that normalizing x by given statistics is x * gain + shift; in float32 or wider."""
+    dtype = accumulator(scale_C.dtype)
     scale_C, bias_C, mean_C, var_C = (v.astype(dtype) for v in (scale_C, bias_C, mean_C, var_C))
     gain_C = scale_C * lax.rsqrt(var_C + eps)
-    shift_C = bias_C - mean_C * gain_C
-    z_BHWC = x_BHWC.astype(dtype) * gain_C[None, None, None] + shift_C[None, None, None]
+    return gain_C, bias_C - mean_C * gain_C
+
+
+def affine_act(x_BHWC: jax.Array, gain_C: jax.Array | None, shift_C: jax.Array, low: Bound, high: Bound) -> jax.Array:
+    """x * gain + shift, clipped to [low, high], in x's type; `gain_C` None is 1: folded into what made x."""
+    dtype = accumulator(x_BHWC.dtype)
+    z_BHWC = x_BHWC.astype(dtype)
+    if gain_C is not None:
+        z_BHWC = z_BHWC * gain_C.astype(dtype)[None, None, None]
+    z_BHWC = z_BHWC + shift_C.astype(dtype)[None, None, None]
     return jnp.clip(z_BHWC, jnp.asarray(low, dtype), jnp.asarray(high, dtype)).astype(x_BHWC.dtype)
 
 

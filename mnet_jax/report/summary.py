@@ -11,7 +11,11 @@ from typing import Any
 
 from mnet_jax import results, stats
 
-CHANCE: Mapping[str, Callable[[int], float]] = {"accuracy": lambda classes: 1 / classes, "nll": math.log}
+CHANCE: Mapping[str, Callable[[int], float]] = {
+    "accuracy": lambda classes: 1 / classes,
+    "top5_accuracy": lambda classes: 5 / classes,
+    "nll": math.log,
+}
 """What a diverged run counts as, by the number of classes."""
 
 PHASES = ("start", "compile", "steps", "evaluation", "writing")
@@ -183,7 +187,7 @@ def _measured(row: Row, metric: str) -> Row:
     """The metrics of a row, at chance level where it diverged."""
     measured = dict(row["metrics"])
     if row["diverged_at"] is not None:
-        measured |= {name: chance(row["classes"]) for name, chance in CHANCE.items()}
+        measured |= {name: chance(row["classes"]) for name, chance in CHANCE.items() if name in measured}
     if not math.isfinite(measured.get(metric, math.nan)):
         raise ValueError(f"{row['run']} has no {metric}, by which the claim is decided; it has {measured}")
     return measured

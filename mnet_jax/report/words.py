@@ -155,7 +155,9 @@ def glances(summary: Summary) -> list[Glance]:
     metric, made = summary.metric, []
     for verdict in summary.verdicts:
         arms, paper = verdict.arms, verdict.published
-        contrast = f"slope, {arms[0]} to {arms[-1]}" if verdict.kind == "trend" else f"{arms[0]} − {arms[1]}"
+        contrast = (
+            f"slope, {arms[0]} to {arms[-1]}" if verdict.kind in ("trend", "interaction") else f"{arms[0]} − {arms[1]}"
+        )
         here = stats.interval(metric, verdict.difference, sign=True)
         there = "–" if paper is None else stats.number(metric, paper, sign=True)
         n, p = str(verdict.difference.n), stats.p_text(verdict.adjusted)
