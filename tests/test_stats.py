@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import stats
+from mnet_jax import config, stats
 
 
 def by_seed(values):
@@ -237,6 +237,19 @@ def test_trend_is_a_test_of_least_squares_slopes(rng):
     assert "error falls from a to c" in falls.sentence
 
 
+def test_interaction_is_the_trend_of_the_pairs_leads(rng):
+    levels = (5, 4, 5, 4.5, 5, 5)
+    values = {arm: by_seed(rng.normal(level, 0.1, 6)) for arm, level in zip("abcdef", levels, strict=True)}
+    contrast = config.interaction([("a", "b"), ("c", "d"), ("e", "f")], (1, 2, 4), sign=-1)
+    (found,) = stats.verdicts(claim(contrast, metric="error"), values)
+    leads = {x: stats.paired(values[one], values[two]) for x, (one, two) in zip("xyz", ("ab", "cd", "ef"), strict=True)}
+    (expected,) = stats.verdicts(claim(trend("x", "y", "z", sign=-1), metric="error"), leads)
+    assert found.difference.mean == pytest.approx(expected.difference.mean)
+    assert found.p == pytest.approx(expected.p)
+    assert found.outcome == "supported"
+    assert "the lead of a over b shrinks towards e over f, slope -0.281 [" in found.sentence
+
+
 def test_trend_needs_a_seed_in_every_arm(rng):
     values = {name: by_seed(rng.normal(0, 1, 5)) for name in "abc"}
     del values["b"][3]
@@ -250,7 +263,7 @@ def test_trend_of_equal_arms_is_flat_even_when_rounded():
 
 
 def test_a_misspelt_kind_is_refused():
-    with pytest.raises(ValueError, match=r"'bigger'; allowed: greater, trend, equivalent"):
+    with pytest.raises(ValueError, match=r"'bigger'; allowed: greater, trend, interaction, equivalent"):
         stats.verdicts(claim({"kind": "bigger", "arms": ["a", "b"]}), {})
 
 
