@@ -136,7 +136,7 @@ def _shrink(large: stored.Store, work: Path, short_side: int) -> None:
     tfds = _tfds()
     image = tfds.features.Image(shape=(None, None, large.channels), encoding_format="jpeg")
 
-    with tfds.core.registered.skip_registering():
+    with tfds.core.registered.skip_registration():
 
         class Shrunk(tfds.core.GeneratorBasedBuilder):
             name = large.name.replace("/", "_")
