@@ -2,13 +2,13 @@
 
 An experiment file defines `get_config(scale)`, usually `at_scale(scale)` with a few lines changed; `sweep(config)`, a
 generator of overrides `{"model.project_act": "relu6"}` in the words of the command line; and `claim`, what the paper
-says, with the contrasts that decide.
+says, with the contrasts that decide, as a dict or as a function of the config that returns it.
 """
 
 import ast
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -47,6 +47,7 @@ KNOBS: Mapping[str, Knob] = {
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
+    "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Knob(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
@@ -72,7 +73,13 @@ KNOBS: Mapping[str, Knob] = {
     ),
     "model.dropout": Knob(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
     "model.split": Knob(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
-    "model.formulation": Knob("auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift")),
+    "model.formulation": Knob(
+        "auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift", "native")
+    ),
+    "model.dtype": Knob("float32", "of convolutions and feature maps; all else is float32", ("float32", "bfloat16")),
+    "model.act_bits": Knob(
+        0, "feature maps after a norm are rounded to this many bits (Jacob et al. 2018, 3); 0 = they are not", (0, 4, 8)
+    ),
     "model.norm.momentum": Knob(0.997, "decay of BatchNorm's running statistics (released V2 code)", FRACTION),
     "model.norm.eps": Knob(1e-3, "added to BatchNorm's variance (released V2 code)", POSITIVE),
     "model.norm.group": Knob(
@@ -93,6 +100,7 @@ KNOBS: Mapping[str, Knob] = {
     "data.corrupt": Knob("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
     "data.threads": Knob(0, "that read and crop; 0 = one a core", NONNEGATIVE),
     "data.workers": Knob(0, "processes with so many threads each; 0 = this one", NONNEGATIVE),
+    "data.resolution": Knob(0, "height and width that images are resized to (V1 3.4); 0 = as they are", NONNEGATIVE),
     "data.shift": Knob(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Knob(False, "augmentation: mirror half of the images"),
     "data.jitter": Knob(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),
@@ -106,6 +114,7 @@ KNOBS: Mapping[str, Knob] = {
     "train.ema": Knob(0.9999, "decay of the averaged weights, which are then evaluated; 0 = off", Range(0, 0.999999)),
     "train.eval_every": Knob(10, "epochs between evaluations; the last epoch always has one", COUNT),
     "train.checkpoint_seconds": Knob(60.0, "between checkpoints", NONNEGATIVE),
+    "train.hang_seconds": Knob(3600.0, "without progress after which a worker is killed; 0 = never", NONNEGATIVE),
     "optim.name": Knob("rmsprop", "rmsprop is TensorFlow's (V2 6.1)", ("rmsprop", "sgd", "adamw")),
     "optim.lr": Knob(0.045, "learning rate at the start, or after the warm-up (V2 6.1)", Range(0), traced=True),
     "optim.momentum": Knob(0.9, "(V2 6.1); beta1 of AdamW", Range(0, 0.9999)),
@@ -133,10 +142,13 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = (
-    *("scale", "seeds", "runs_per_job", "data.dir", "data.threads", "data.workers"),
-    *("train.checkpoint_seconds", "tune."),
+HOW = (
+    *("runs_per_job", "analysis", "data.dir", "data.threads", "data.workers"),
+    *("train.checkpoint_seconds", "train.hang_seconds"),
 )
+"""Fields that change how and where runs are made, and nothing else."""
+
+NOT_PROGRAM = ("scale", "seeds", "tune.", *HOW)
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 
@@ -264,12 +276,57 @@ def trend(arms: Sequence[str], x: Sequence[float], sign: int = 1, published: flo
     return {"kind": "trend", "arms": tuple(arms), "x": tuple(x), "sign": sign, "published": published}
 
 
-def _digits(config: ConfigDict) -> None:
-    """600 of scikit-learn's digits at 16x16 on a thin 17-block V2: seconds a run, and arms still differ."""
+def interaction(
+    pairs: Sequence[tuple[str, str]], x: Sequence[float], sign: int = 1, published: float | None = None
+) -> dict[str, Any]:
+    """Contrast "the first arm's lead over the second grows (`sign` 1) or shrinks (-1) with `x` over these pairs"."""
+    arms = tuple(arm for pair in pairs for arm in pair)
+    return {"kind": "interaction", "arms": arms, "x": tuple(x), "sign": sign, "published": published}
+
+
+def tuned(
+    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float]], config: ConfigDict
+) -> Iterator[dict[str, Any]]:
+    """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's."""
+    of_scale = rates.get(config.scale, {})
+    for name, overrides in arms.items():
+        yield {"name": name, **overrides, "optim.lr": of_scale.get(name, config.optim.lr)}
+
+
+def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:
+    """The rows of the named network, to make `model.blocks` from."""
+    return NETWORKS[config.model.name].blocks
+
+
+def _short_recipe(config: ConfigDict) -> None:
+    """Of every scale but imagenet."""
     override(
         config,
         {
-            "model.name": "d17",
+            "model.num_classes": 10,
+            "model.padding": "symmetric",
+            "model.init": "he",
+            "model.dropout": 0.0,
+            "model.norm.momentum": 0.9,
+            "model.norm.eps": 1e-5,
+            "model.norm.group": 0,
+            "train.label_smoothing": 0.0,
+            "train.ema": 0.0,
+            "optim.name": "sgd",
+            "optim.nesterov": True,
+            "optim.schedule": "cosine",
+            "optim.warmup": 0.1,
+            "optim.weight_decay": 1e-4,
+        },
+    )
+
+
+def _digits(config: ConfigDict) -> None:
+    """600 of scikit-learn's digits at 16x16 on a thin 17-block V2: seconds a run, and arms still differ."""
+    _short_recipe(config)
+    override(
+        config,
+        {
             "model.in_channels": 1,
             "data.source": "digits",
             "data.train_size": 600,
@@ -284,11 +341,11 @@ def _digits(config: ConfigDict) -> None:
 
 def _cifar10_quick(config: ConfigDict) -> None:
     """5,000 of CIFAR-10's images on an 8-block V2; the test set whole."""
+    _short_recipe(config)
     override(
         config,
         {
             "seeds": 5,
-            "model.name": "c8",
             "data.source": "cifar10",
             "data.train_size": 5000,
             "data.shift": 3,
@@ -322,7 +379,6 @@ def _cifar10(config: ConfigDict) -> None:
     override(
         config,
         {
-            "model.name": "c17",
             "data.train_size": 0,
             "train.epochs": 10,
             "train.eval_every": 2,
@@ -331,43 +387,59 @@ def _cifar10(config: ConfigDict) -> None:
     )
 
 
-SCALES: Mapping[str, Callable[[ConfigDict], None]] = {
-    "digits": _digits,
-    "fashion_mnist": _fashion_mnist,
-    "cifar10_quick": _cifar10_quick,
-    "cifar10": _cifar10,
-}
+def _imagenet(config: ConfigDict) -> None:
+    """ImageNet as the papers trained: V2's section 6.1 and the released recipe are the defaults."""
+    override(config, {"seeds": 3, "data.source": "imagenet2012"})
 
 
-def at_scale(scale: str) -> ConfigDict:
-    """The setting of a scale: network, data and a short, tuned recipe.
+def _imagenet_v1(config: ConfigDict) -> None:
+    """V1's recipe (section 3.2): RMSProp without label smoothing; what it does not state is the released code's.
 
-    SGD with Nesterov's momentum, 10 % warm-up and a cosine to zero; weight decay on dense weights only; He
-    initialisation; no label smoothing, averaging or dropout.
+    Batch and epochs stand in neither: they are V2's.
     """
-    if scale not in SCALES:
-        raise ValueError(f"no scale {scale!r}{_nearest(scale, SCALES)}; allowed: {', '.join(SCALES)}")
-    config = default()
     override(
         config,
         {
-            "model.num_classes": 10,
-            "model.padding": "symmetric",
-            "model.init": "he",
-            "model.dropout": 0.0,
-            "model.norm.momentum": 0.9,
-            "model.norm.eps": 1e-5,
-            "model.norm.group": 0,
+            "model.norm.momentum": 0.9997,
+            "model.dropout": 0.001,
             "train.label_smoothing": 0.0,
-            "train.ema": 0.0,
-            "optim.name": "sgd",
-            "optim.nesterov": True,
-            "optim.schedule": "cosine",
-            "optim.warmup": 0.1,
-            "optim.weight_decay": 1e-4,
+            "optim.decay_rate": 0.94,
+            "optim.decay_epochs": 2.5,
         },
     )
-    SCALES[scale](config)
+
+
+class Scale(NamedTuple):
+    """How a scale sets the config, and its networks of V1 and V2."""
+
+    set: Callable[[ConfigDict], None]
+    v1: str
+    v2: str
+
+
+SCALES: Mapping[str, Scale] = {
+    "digits": Scale(_digits, "d13", "d17"),
+    "fashion_mnist": Scale(_fashion_mnist, "c13", "c8"),
+    "cifar10_quick": Scale(_cifar10_quick, "c13", "c8"),
+    "cifar10": Scale(_cifar10, "c13", "c17"),
+    "imagenet": Scale(_imagenet, "mobilenet_v1", "mobilenet_v2"),
+}
+
+
+def at_scale(scale: str, family: str = "v2", only: Sequence[str] = tuple(SCALES)) -> ConfigDict:
+    """The setting of a scale: data, network of the `family` ("v1" or "v2") and recipe.
+
+    But for imagenet the recipe is a short one: SGD with Nesterov's momentum, 10 % warm-up and a cosine to zero; weight
+    decay on dense weights only; He initialisation; no label smoothing, averaging or dropout. A scale that is not one
+    of `only` is a ValueError.
+    """
+    if scale not in only:
+        raise ValueError(f"no scale {scale!r}{_nearest(scale, dict.fromkeys(only))}; allowed: {', '.join(only)}")
+    config = default()
+    SCALES[scale].set(config)
+    if scale == "imagenet" and family == "v1":
+        _imagenet_v1(config)
+    config.model.name = getattr(SCALES[scale], family)
     config.scale = scale
     return config
 

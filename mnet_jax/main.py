@@ -7,11 +7,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnet_jax import config, workers
+from mnet_jax import config, runtime, workers
 
 if TYPE_CHECKING:
     from mnet_jax.results import Sweep
@@ -23,7 +23,8 @@ examples:
   python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py
   python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10_quick --config.seeds=8
   python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py --mode plan
-  python -m mnet_jax.main --mode report --workdir runs/v2_linear_bottleneck-digits
+  python -m mnet_jax.main --config 'experiments/v2_*.py:cifar10_quick'        one after the other, and an index of all
+  python -m mnet_jax.main --mode report --workdir 'runs/*'
 
 Ctrl-C or a kill loses nothing that is done: the same command goes on. Exit status: 0 done, 75 stopped with work left
 (run it again), 1 failed.
@@ -42,7 +43,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    door.add_argument("--config", metavar="FILE[:SCALE]", help=f"experiment file; SCALE: {', '.join(config.SCALES)}")
+    door.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help=f"experiment files or globs; of several, those that do not take the SCALE are skipped. SCALE: "
+        f"{', '.join(config.SCALES)}",
+    )
     door.add_argument(
         "--mode",
         choices=("train", "plan", "tune", "report"),
@@ -50,12 +59,29 @@ def parser() -> argparse.ArgumentParser:
         help="train: run what is missing, then report (default). plan: show arms, runs and cost. tune: find each arm's "
         "learning rate on other seeds. report: only from what is there",
     )
-    door.add_argument("--workdir", action="append", default=[], metavar="DIR", help="default runs/NAME-SCALE")
+    door.add_argument("--workdir", nargs="+", action="extend", default=[], metavar="DIR", help="default OUT/NAME-SCALE")
+    door.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the workdirs, of index.html and of report.html, which are of several sweeps; default runs, of "
+        "a report the folder of the first workdir",
+    )
+    door.add_argument(
+        "--readme", type=Path, metavar="FILE", help="rewrite the table of results in this Markdown file, of a report"
+    )
     door.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes; default one a core on a CPU, else one; 1 works in this one",
+    )
+    door.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="ARG",
+        help="join the processes of one job: without arguments as the cluster says (SLURM and Open MPI need no flag), "
+        "or HOST:PORT PROCESSES PROCESS",
     )
     door.add_argument("--config.KEY", metavar="VALUE", dest="_", help="overrides a field, such as --config.seeds=3")
     return door
@@ -81,87 +107,160 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str]) -> int:
     flags, overrides = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    if flags.mode == "report" and not flags.config:
-        if not flags.workdir:
-            raise ValueError("--mode report needs --workdir (one or several, or a glob)")
-        return report([Path(match) for pattern in flags.workdir for match in sorted(glob.glob(pattern)) or [pattern]])
-    if not flags.config:
-        raise ValueError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
-    if len(flags.workdir) > 1:
-        raise ValueError(f"--mode {flags.mode} takes one --workdir, got {len(flags.workdir)}")
+    for noisy, level in (("jax", logging.WARNING), ("absl", logging.CRITICAL), ("orbax", logging.CRITICAL)):
+        logging.getLogger(noisy).setLevel(level)  # what Orbax reports as an error it also raises
+    if workers.PARENT in os.environ:
+        runtime.start()
+        return work([Path(workdir) for workdir in flags.workdir])
     if flags.workers is not None and flags.workers < 1:
         raise ValueError(f"--workers {flags.workers}; allowed: 1 or more")
-    file, _, scale = flags.config.partition(":")
-    path, scale = Path(file), scale or "digits"
-    folder = f"{path.stem}-{scale}" + ("-tune" if flags.mode == "tune" else "")
-    workdir = Path(flags.workdir[0]) if flags.workdir else Path("runs") / folder
+    files = [(path, scale) for pattern in flags.config for path, scale in experiment_files(pattern)]
+    folders = [Path(match) for pattern in flags.workdir for match in sorted(glob.glob(pattern)) or [pattern]]
+    if flags.mode != "report" and not files:
+        raise ValueError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
+    if files and len(folders) not in (0, len(files)):
+        raise ValueError(f"one --workdir for each --config: got {len(folders)} and {len(files)}")
+    if files and not folders:
+        suffix = "-tune" if flags.mode == "tune" else ""
+        folders = [(flags.out or Path("runs")) / f"{path.stem}-{scale}{suffix}" for path, scale in files]
     if flags.mode == "report":
-        return report([workdir])
+        if not folders:
+            raise ValueError("--mode report needs --workdir (one or several, or a glob)")
+        return report(folders, flags.out, flags.readme)
 
-    from mnet_jax import results, sweep
+    runtime.start()
+    if flags.mode != "plan":
+        from mnet_jax import sharding
 
-    if workers.PARENT in os.environ:
-        return work(results.read_sweep(workdir), workdir)
-    command = shlex.join(["python", "-m", "mnet_jax.main", *arguments])
-    mode = "tune" if flags.mode == "tune" else "train"
-    plan = sweep.plan(sweep.load(path), scale, overrides, mode, command)
+        sharding.start(flags.distributed)
+    plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
     if flags.mode == "plan":
-        print(sweep.describe(plan))
+        from mnet_jax import sweep
+
+        print("\n\n".join(map(sweep.describe, plans.values())))
         return 0
-    sweep.write(workdir, plan)
-    return train(plan, workdir, arguments, flags.workers)
+    return train(plans, flags.workers, flags.out)
 
 
-def work(plan: "Sweep", workdir: Path) -> int:
-    """Trains in this process until nothing is left to claim."""
+def experiment_files(pattern: str) -> list[tuple[Path, str]]:
+    """FILE[:SCALE], where FILE may be a glob -> the files and the scale."""
+    file, _, scale = pattern.partition(":")
+    return [(Path(match), scale or "digits") for match in sorted(glob.glob(file)) or [file]]
+
+
+def make_plans(
+    files: Sequence[tuple[Path, str]],
+    folders: Sequence[Path],
+    overrides: Mapping[str, str],
+    mode: str,
+    arguments: Sequence[str],
+) -> dict[Path, "Sweep"]:
+    """Workdir -> plan. Of several files those that refuse the scale are left out, with a line that says why."""
+    from mnet_jax import sweep
+
+    command = shlex.join(["python", "-m", "mnet_jax.main", *arguments])
+    plans = {}
+    for (path, scale), workdir in zip(files, folders, strict=True):
+        experiment = sweep.load(path)
+        try:
+            experiment.get_config(scale)
+        except ValueError as reason:
+            if len(files) == 1:
+                raise
+            logging.info("skipped %s:%s: %s", path.stem, scale, reason)
+            continue
+        plans[workdir] = sweep.plan(experiment, scale, overrides, mode, command)
+    return plans
+
+
+def work(workdirs: Sequence[Path]) -> int:
+    """Trains in this process until nothing is left to claim, one workdir after the other."""
+    from mnet_jax import results
     from mnet_jax import train as loop
 
+    started = STARTED
     with workers.stop_signal() as stop:
         try:
-            loop.work(workdir, plan, stop, STARTED)
+            for workdir in workdirs:
+                loop.work(workdir, results.read_sweep(workdir), stop, started)
+                started = 0.0
         except loop.Preempted as reason:
             logging.info("%s; the same command goes on", reason)
             return 75
     return 0
 
 
-def train(plan: "Sweep", workdir: Path, arguments: Sequence[str], number: int | None) -> int:
+def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -> int:
     """Trains what is missing, in this process or in one a core, and reports."""
     import jax
 
-    from mnet_jax import sweep
+    from mnet_jax import sharding, sweep
 
-    todo = len(sweep.left(workdir, plan))
-    cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    if sharding.is_first():
+        for workdir, plan in plans.items():
+            sweep.write(workdir, plan)
+    sharding.agree(0)  # the others wait for what they are about to read
+    if not sharding.is_first():
+        return work(list(plans))
+    left = {workdir: len(jobs) for workdir, plan in plans.items() if (jobs := sweep.left(workdir, plan))}
+    several = jax.process_count() > 1
+    cores = workers.cores() if jax.default_backend() == "cpu" and not several else []
     if number and number > 1 and not cores:
         raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
-    pins = [cores[index % len(cores)] for index in range(len(cores) if number is None else number) if cores][:todo]
+    most = len(cores) if number is None else number
+    pins = [cores[index % len(cores)] for index in range(most) if cores][: sum(left.values())]
     status, failures = 0, []
-    if todo:
-        with workers.progress(workdir, plan):
+    if left or several:
+        with workers.progress(plans):
             if len(pins) > 1:
-                status, failures = workers.run(arguments, workdir, pins)
+                status, failures = workers.run(list(left), pins, _hang_seconds(plans))
             else:
-                status = work(plan, workdir)
-    report([workdir])
-    rest = len(sweep.left(workdir, plan))
+                status = work(list(plans if several else left))
+    reported = report(list(plans), out)
     for line in failures:
         logging.error(line)
+    rest = sum(len(sweep.left(workdir, plan)) for workdir, plan in plans.items())
     if rest:
-        logging.info("%d of %d jobs are left; the same command goes on", rest, len(plan.jobs))
-    return 1 if rest and failures else status if rest else 0
+        jobs = sum(len(plan.jobs) for plan in plans.values())
+        logging.info("%d of %d jobs are left; the same command goes on", rest, jobs)
+    return 1 if rest and failures else status if rest else reported
 
 
-def report(workdirs: Sequence[Path]) -> int:
+def _hang_seconds(plans: Mapping[Path, "Sweep"]) -> float:
+    return max(plan.config["train.hang_seconds"] for plan in plans.values())
+
+
+def report(workdirs: Sequence[Path], out: Path | None, readme: Path | None = None) -> int:
+    """Writes the report of every workdir and, of several, the index and the page of all. 1 where one is refused."""
     from mnet_jax import report as pages
 
+    if len(workdirs) > 1:
+        planned = [workdir for workdir in workdirs if (workdir / "sweep.json").exists()]
+        for workdir in workdirs:
+            if workdir not in planned and not workdir.is_file():
+                logging.info("skipped %s: it holds no sweep.json", workdir)
+        workdirs = planned or workdirs[:1]
+    made, refused = {}, False
     for workdir in workdirs:
-        summary = pages.write(workdir)
-        print(pages.to_text(summary, color=sys.stdout.isatty()))
+        try:
+            made[workdir] = pages.write(workdir)
+        except ValueError as error:
+            if len(workdirs) == 1:
+                raise
+            refused = True
+            logging.error("error: %s: %s", workdir, error)
+            continue
+        print(pages.to_text(made[workdir][0], color=sys.stdout.isatty()))
         print(f"{workdir / 'report.html'}\n{workdir / 'report.md'}")
-    return 0
+    summaries = [summary for summary, _ in made.values()]
+    if readme:
+        pages.write_readme(readme, summaries)
+    if len(workdirs) > 1:
+        out = out or workdirs[0].parent
+        pages.write_index(out, made)
+        print(pages.index_text(summaries))
+        print(f"{out / 'index.html'}\n{out / 'report.html'}")
+    return int(refused)
 
 
 if __name__ == "__main__":

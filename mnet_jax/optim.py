@@ -44,31 +44,45 @@ OPTIMIZERS: Mapping[str, Callable[[Any, Rate, optax.GradientTransformation], opt
 }
 
 
-def optimizer(optim: Any, lr: Rate, weight_decay: Rate) -> optax.GradientTransformation:
-    """The update rule of `cfg.optim` at this step's learning rate; weight decay is L2 but for AdamW."""
-    decay = optax.add_decayed_weights(weight_decay, lambda params: decay_mask(params, optim))
-    return OPTIMIZERS[optim.name](optim, lr, decay)
+def optimizer(optim: Any, lr: Rate, weight_decay: Rate, mask: Any) -> optax.GradientTransformation:
+    """The update rule of `cfg.optim` at this step's learning rate; weight decay is L2 but for AdamW.
+
+    `mask` is that of `decay_mask`.
+    """
+    return OPTIMIZERS[optim.name](optim, lr, optax.add_decayed_weights(weight_decay, mask))
 
 
-def kind(path: tuple[str, ...], rank: int) -> str:
-    """What a parameter is to weight decay: "depthwise", "norm", "bias", or "dense" (1x1, full, classifier kernels)."""
-    *_, module, leaf = path
+def kind(path: tuple[str, ...], rank: int, has_norm: bool) -> str:
+    """What a parameter is to weight decay: "depthwise", "dense" (1x1, full, classifier kernels), "norm" or "bias".
+
+    `path` ends with the names of layer and parameter; `has_norm` tells whether the layer normalizes, so that its scale
+    and bias are the norm's.
+    """
+    *_, layer, leaf = path
     if leaf == "kernel":
-        return "depthwise" if module == "depthwise" and rank == 3 else "dense"
-    return "bias" if module == "classifier" else "norm"
+        return "depthwise" if layer == "depthwise" and rank == 3 else "dense"
+    return "norm" if has_norm else "bias"
 
 
-def decay_mask(params: Any, optim: Any) -> Any:
-    """True where weight decay acts: dense kernels always, the others as the config says (V1 section 3.2)."""
+def decay_mask(params: Any, batch_stats: Any, optim: Any) -> Any:
+    """True where weight decay acts: dense kernels always, the others as the config says (V1 section 3.2).
+
+    A layer normalizes if it has moving averages in `batch_stats`.
+    """
+    with_path = jax.tree_util.tree_leaves_with_path
+    normed = {tuple(str(entry.key) for entry in path[:-1]) for path, _ in with_path(batch_stats)}
     decayed = {
         "dense": True,
         "depthwise": optim.decay_depthwise,
         "bias": optim.decay_bias,
         "norm": optim.decay_norm,
     }
-    return jax.tree_util.tree_map_with_path(
-        lambda path, value: decayed[kind(tuple(str(entry.key) for entry in path), value.ndim)], params
-    )
+
+    def is_decayed(path: Any, value: jax.Array) -> bool:
+        names = tuple(str(entry.key) for entry in path)
+        return decayed[kind(names, value.ndim, names[:-1] in normed)]
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def _exponential(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> jax.Array:

@@ -86,6 +86,14 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
+def log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares of y against log2 x: (value at x = 1, rise with every doubling of x)."""
+    if len(set(x)) < 2:
+        return float(np.mean(y)), 0.0
+    slope, intercept = np.polyfit(np.log2(x), y, 1)
+    return float(intercept), float(slope)
+
+
 def paired(a: Values, b: Values) -> dict[int, float]:
     """The differences a - b for the seeds that both have; a difference that is only rounding is 0."""
     seeds = sorted(a.keys() & b.keys())
@@ -203,6 +211,7 @@ def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Ver
 
     greater     the paired two-sided t-test; the sign of the mean is for or against the claim.
     trend       the same test of the slopes against x: least squares, one slope a seed that all arms have.
+    interaction the same of the leads of the first arm of each pair over the second, instead of single arms.
     equivalent  two one-sided tests (TOST): "inside the margin" has the larger p of the two, "outside" the
                 smaller p of the two opposite tests, which is 1 minus the former. The smaller one decides. For
                 any true difference only one decision can be wrong, so each is made at the full level.
@@ -249,9 +258,16 @@ def _greater(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Diffe
 
 
 def _trend(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
+    return _slope(contrast, [paired(arm, arms[0]) for arm in arms])
+
+
+def _interaction(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
+    return _slope(contrast, [paired(first, second) for first, second in zip(arms[::2], arms[1::2], strict=True)])
+
+
+def _slope(contrast: Mapping[str, Any], rises: Sequence[Values]) -> tuple[Difference, float, bool]:
     x = np.asarray(contrast["x"], np.float64)
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    rises = [paired(arm, arms[0]) for arm in arms]
     seeds = sorted(set.intersection(*map(set, rises)))
     measured = _test(float(weights @ np.array([rise[seed] for rise in rises])) for seed in seeds)
     return measured, measured.p, measured.mean * contrast["sign"] > 0
@@ -267,7 +283,7 @@ def _equivalent(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Di
     return measured, min(inside, outside), inside < outside
 
 
-KINDS = {"greater": _greater, "trend": _trend, "equivalent": _equivalent}
+KINDS = {"greater": _greater, "trend": _trend, "interaction": _interaction, "equivalent": _equivalent}
 """Kind of contrast -> its test: what was measured, p of the favoured decision, is that the claim's?"""
 
 
@@ -288,6 +304,10 @@ def _sentence(
         slope = amount(metric, measured, sign=True)
         moves = f"{words} {'rises' if up else 'falls'} from {first} to {last}, slope"
         fact = f"{moves} {slope}" if decided else f"{words} from {first} to {last}: slope {slope}"
+    elif kind == "interaction":
+        lead = f"lead of {first} over {arms[1]}"
+        moves = f"the {lead} {'grows' if up else 'shrinks'} towards" if decided else f"the {lead}, towards"
+        fact = f"{moves} {arms[-2]} over {last}, slope {amount(metric, measured, sign=True)}"
     elif decided:
         winner, loser, gap = (first, last, measured) if up else (last, first, _reverse(measured))
         fact = f"{winner} exceeds {loser} by {amount(metric, gap)}" + ("" if unit(metric) else f" in {words}")
@@ -297,7 +317,7 @@ def _sentence(
     budget = " within this budget" if metric.endswith("accuracy") or metric == "nll" else ""
     sentence = f"{outcome.capitalize()}{budget}: {fact}, {p}{' (Holm)' if tests > 1 else ''}"
     if outcome == "no difference found" and measured.findable > 0:
-        what = "slope" if kind == "trend" else "difference"
+        what = "slope" if kind in ("trend", "interaction") else "difference"
         findable = f"a true {what} of {number(metric, measured.findable)}{unit(metric)}"
         sentence += f"; these {measured.n} seeds would find {findable} with 80 % power"
     return sentence + "."

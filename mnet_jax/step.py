@@ -1,7 +1,8 @@
 """The pure heart: state, init, training steps, evaluation, for S seeds at once; the only jit of the project.
 
-Everything here has a leading axis of S runs (seeds, and arms that differ only in traced knobs). Shape letters: S runs,
-T steps, N batches of an evaluation, B images, H W C; images arrive as uint8 and stay on the device.
+Everything here has a leading axis of S runs (seeds, and arms that differ only in traced knobs), which lies on the
+mesh's axis "seed"; batches lie on "data". Shape letters: S runs, T steps, N batches of an evaluation, B images, H W C;
+images arrive as uint8 and stay on the device.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mnet_jax import models, optim
+from mnet_jax import models, optim, sharding
 from mnet_jax.data import augment
 from mnet_jax.tasks import classification
 
@@ -28,8 +30,11 @@ class Program(NamedTuple):
 
     init(seeds_S) -> state
     train(state, knobs_S, images, labels, order_STB, start, count) -> (state, sums): the updates `start` to `start +
-        count` of the T in `order_STB` (indices of images); sums {"loss", "correct"} over them, each [S].
-    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> {"correct", "nll"}, each [S].
+        count` of the T in `order_STB` (indices of images); sums {"loss", "correct"} over them and "diverged_at" after
+        them, each [S].
+    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> the sums of tasks/classification.py, each [S].
+
+    Sums are whole on every process; arguments lie as `mnet_jax.sharding` says.
     """
 
     init: Any
@@ -40,7 +45,7 @@ class Program(NamedTuple):
 def over_runs(function: Callable, runs: int) -> Callable:
     """vmap over the leading axis; a single run has it taken off, since batched operations are slower on a CPU."""
     if runs > 1:
-        return jax.vmap(function)
+        return jax.vmap(function, spmd_axis_name="seed")
 
     def single(*args: Any) -> Any:
         result = function(*jax.tree.map(lambda x_S: x_S[0], args))
@@ -49,11 +54,14 @@ def over_runs(function: Callable, runs: int) -> Callable:
     return single
 
 
-def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], steps_per_epoch: int) -> Program:
+def build(
+    cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], steps_per_epoch: int, mesh: Mesh
+) -> Program:
     """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
     rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
-    graphdef = nnx.graphdef(abstract)
+    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -63,7 +71,7 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
         return {
             "params": params,
             "batch_stats": batch_stats,
-            "opt": optim.optimizer(cfg.optim, 0.0, 0.0).init(params),
+            "opt": optim.optimizer(cfg.optim, 0.0, 0.0, mask).init(params),
             "ema": jax.tree.map(jnp.copy, params) if cfg.train.ema else {},
             "step": jnp.int32(0),
             "key": jax.random.fold_in(key, 1),
@@ -72,8 +80,10 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
 
     def train_step(state: State, knobs: Any, images_BHWC: jax.Array, labels_B: jax.Array) -> tuple[State, dict]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
+        images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
         classes = cfg.model.num_classes
         x_BHWC, targets = augment.batch(key_augment, images_BHWC, labels_B, cfg.data, classes, mean, std)
+        x_BHWC = x_BHWC.astype(_dtype(state))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
             model = nnx.merge(graphdef, params, state["batch_stats"])
@@ -83,7 +93,7 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
 
         (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay)
+        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay, mask)
         updates, opt = rule.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         new = {**state, "params": params, "batch_stats": batch_stats, "opt": opt, "step": state["step"] + 1}
@@ -95,7 +105,7 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
         going = (state["diverged_at"] < 0) & jnp.isfinite(loss)
         new = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
         new["diverged_at"] = jnp.where(going | (state["diverged_at"] >= 0), state["diverged_at"], state["step"])
-        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape))["correct"]
+        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape, jnp.float32))["correct"]
         return new, {"loss": loss, "correct": correct}
 
     def train_run(state, knobs, images, labels, order_TB, start, count):
@@ -105,8 +115,9 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
             state, sums = train_step(state, knobs, images[batch_B], labels[batch_B])
             return state, jax.tree.map(jnp.add, totals, sums)
 
-        zero = {"loss": jnp.float32(0), "correct": jnp.float32(0)}
-        return jax.lax.fori_loop(start, start + count, body, (state, zero))
+        zero = {"loss": jnp.zeros((), _dtype(state)), "correct": jnp.float32(0)}
+        state, totals = jax.lax.fori_loop(start, start + count, body, (state, zero))
+        return state, totals | {"diverged_at": state["diverged_at"]}
 
     def evaluate_run(state, knobs, images, labels, index_NB, mask_NB):
         model = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
@@ -114,11 +125,12 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
 
         def body(totals: dict, batch: tuple[jax.Array, jax.Array]) -> tuple[dict, None]:
             index_B, mask_B = batch
-            logits_BK, _ = model(augment.normalize(images[index_B], mean, std), knobs=knobs)
+            x_BHWC = augment.normalize(images[index_B], mean, std).astype(_dtype(state))
+            logits_BK, _ = model(x_BHWC, knobs=knobs)
             sums = classification.sums(logits_BK, labels[index_B], mask_B)
             return jax.tree.map(jnp.add, totals, sums), None
 
-        zero = {"correct": jnp.float32(0), "nll": jnp.float32(0)}
+        zero = dict.fromkeys(classification.summed(cfg.model.num_classes), jnp.float32(0))
         return jax.lax.scan(body, zero, (index_NB, mask_NB))[0]
 
     def train(state, knobs, images, labels, order_STB, start, count):
@@ -133,8 +145,32 @@ def build(cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], 
 
         return over_runs(run, runs)(state, knobs, index_SNB, mask_SNB)
 
-    return Program(
-        init=jax.jit(over_runs(init_run, runs)),
-        train=jax.jit(train, donate_argnums=0),
-        evaluate=jax.jit(evaluate),
+    def on_mesh(function: Callable) -> Callable:
+        """Traced where the formulations see the mesh."""
+
+        def traced(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*args)
+
+        return traced
+
+    own, batches, shared = (
+        NamedSharding(mesh, spec) for spec in (sharding.RUNS, sharding.BATCHES, sharding.EVERYWHERE)
     )
+    return Program(
+        init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=own, out_shardings=own),
+        train=jax.jit(
+            on_mesh(train),
+            in_shardings=(own, own, shared, shared, batches, shared, shared),
+            out_shardings=(own, shared),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(
+            on_mesh(evaluate), in_shardings=(own, own, shared, shared, batches, batches), out_shardings=shared
+        ),
+    )
+
+
+def _dtype(state: State) -> jnp.dtype:
+    """Of the parameters, and so of the images that meet them."""
+    return jax.tree.leaves(state["params"])[0].dtype

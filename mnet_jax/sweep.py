@@ -1,18 +1,23 @@
 """Experiment file -> arms and seeds -> runs -> jobs; and which of them is done, claimed or left."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnet_jax import config, results
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Run, Sweep
+
+if TYPE_CHECKING:
+    from mnet_jax.data.sources import Source
 
 
 class Experiment(NamedTuple):
@@ -22,7 +27,7 @@ class Experiment(NamedTuple):
     doc: str
     get_config: Callable[[str], Any]
     sweep: Callable[[Any], Iterator[dict[str, Any]]]
-    claim: Mapping[str, Any]
+    claim: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 
 
 def load(path: Path) -> Experiment:
@@ -63,7 +68,7 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
     config.check(base, where)
 
     arms = _arms(experiment, base, overrides, where)
-    claim = _jsonable(dict(experiment.claim))
+    claim = _jsonable(experiment.claim(base) if callable(experiment.claim) else dict(experiment.claim))
     for contrast in claim.get("contrasts", ()):
         if unknown := [name for name in contrast["arms"] if name not in arms]:
             raise ValueError(f"{where}: the claim names arm {unknown[0]!r}; the sweep's are {', '.join(arms)}")
@@ -200,7 +205,7 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
     for name, arm in arms.items():
         if programs[name] not in counted:
             cfg = arm_config(config.flatten(base), arm)
-            source = sources.load(cfg.data.source, cfg.data.dir, cfg.data.train_split, cfg.data.test_split)
+            source = sources.outline(cfg.data.source, cfg.data.dir, cfg.data.train_split, cfg.data.test_split)
             height, _, channels = source.shape
             for field, came, needed in (
                 ("model.num_classes", cfg.model.num_classes, source.classes),
@@ -208,15 +213,22 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
             ):
                 if came != needed:
                     raise ValueError(f"{where}, arm {name}: {field}={came}; {source.name} needs {needed}")
-            split = sources.split(source, 0, cfg.data.train_size, cfg.data.holdout)
-            steps = len(sources.epoch_order(0, 0, split.train, cfg.train.batch_size))
-            count = cost.count(cfg.model, cfg.data.size or height)
+            steps = _steps_per_epoch(source, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
+            count = cost.count(cfg.model, cfg.data.size or cfg.data.resolution or height)
             counted[programs[name]] = {
                 "madds": count.madds,
                 "params": count.params_trainable,
                 "images": cfg.train.epochs * steps * cfg.train.batch_size,
             }
     return {name: replace(arm, cost=counted[programs[name]]) for name, arm in arms.items()}
+
+
+@functools.cache
+def _steps_per_epoch(source: "Source", train_size: int, holdout: int, batch_size: int) -> int:
+    from mnet_jax.data import sources
+
+    split = sources.split(source, 0, train_size, holdout)
+    return len(sources.epoch_order(0, 0, split.train, batch_size))
 
 
 def _jsonable(value: Any) -> Any:
@@ -227,19 +239,12 @@ def _jsonable(value: Any) -> Any:
 def write(workdir: Path, sweep: Sweep) -> None:
     """Puts the plan into the workdir, where the same plan may stand already, or one with fewer seeds.
 
-    Raises ValueError with the differences where the workdir belongs to another plan.
+    Raises ValueError with the differences where the workdir belongs to another plan, and where files cannot be locked.
     """
+    check_locks(workdir)
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = (
-            "seeds",
-            "tune.seeds",
-            "runs_per_job",
-            "data.dir",
-            "data.threads",
-            "data.workers",
-            "train.checkpoint_seconds",
-        )
+        free = ("seeds", "tune.seeds", *config.HOW)
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()
@@ -260,6 +265,42 @@ def write(workdir: Path, sweep: Sweep) -> None:
                 f"{workdir} holds another plan ({'; '.join(differences)}); choose another --workdir, or remove it"
             )
     results.write_sweep(workdir, sweep)
+
+
+def check_locks(workdir: Path) -> None:
+    """ValueError where the workdir's file system cannot lock files, or its mount hides locks from other hosts."""
+    import fcntl
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / f".locks.{os.getpid()}"
+    refused = "jobs are claimed by file locks, so that several processes and hosts can share a workdir; choose another"
+    try:
+        with open(path, "w") as one, open(path, "w") as two:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                raise ValueError(f"{workdir}: its file system grants one lock twice; {refused}")
+    except OSError as error:
+        raise ValueError(f"{workdir}: no file can be locked there ({error}); {refused}") from error
+    finally:
+        path.unlink(missing_ok=True)
+    if options := _mount_options(workdir.resolve()) & {"nolock", "local_lock=all", "local_lock=flock"}:
+        raise ValueError(f"{workdir}: NFS mounted with {options.pop()}, which hides locks from other hosts; {refused}")
+
+
+def _mount_options(path: Path, mounts: Path = Path("/proc/self/mounts")) -> set[str]:
+    """Options of the NFS mount that `path` lies on; none for other file systems, or where there is no such list."""
+    best, options = Path("/"), set()
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text().splitlines():
+            _, where, kind, words = line.split()[:4]
+            point = Path(where.encode().decode("unicode_escape"))
+            if path.is_relative_to(point) and len(point.parts) >= len(best.parts):
+                best, options = point, set(words.split(",")) if kind.startswith("nfs") else set()
+    return options
 
 
 def left(workdir: Path, sweep: Sweep) -> list[Job]:

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, step, sweep
+from mnet_jax import analysis, config, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
-from mnet_jax.models import weights
+from mnet_jax.models import specs, weights
+from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -57,13 +58,23 @@ def work(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float) -
     compiled: set[str] = set()
     while True:
         with contextlib.ExitStack() as stack:
-            job = sweep.next_job(workdir, plan, compiled, stack)
+            job = _claimed(workdir, plan, compiled, stack)
             if job is None:
                 return
             clock = Clock()
             clock.seconds["start"], started = (time.time() - started if started else 0.0), 0.0
             TASKS[plan.config["task"]](workdir, plan, job, stop, clock)
             compiled.add(job.program)
+
+
+def _claimed(workdir: Path, plan: Sweep, compiled: set[str], stack: contextlib.ExitStack) -> Job | None:
+    """The job that the first process claimed, on every process of a mesh."""
+    index = -1
+    if sharding.is_first():
+        job = sweep.next_job(workdir, plan, compiled, stack)
+        index = plan.jobs.index(job) if job else -1
+    index = sharding.agree(index)
+    return plan.jobs[index] if index >= 0 else None
 
 
 def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
@@ -73,16 +84,19 @@ def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock:
         training.advance()
         if training.ended:
             break
-        if stop():
+        if sharding.anywhere(stop()):
             training.save(wait=True)
             raise Preempted(f"job {job.name} stopped at step {training.done} of {training.steps}")
-        if time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds:
+        if sharding.agree(time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds):
             training.save()
     training.finish()
 
 
 class Training:
-    """A job in progress. A checkpoint holds `state`, `done`, `totals` and the clock; all else follows from them."""
+    """A job in progress. A checkpoint holds `state`, `done`, `totals` and the clock; all else follows from them.
+
+    Where several processes share the mesh all of them make every call, and the first one writes.
+    """
 
     def __init__(self, workdir: Path, plan: Sweep, job: Job, clock: Clock):
         self.workdir, self.plan, self.job, self.clock = workdir, plan, job, clock
@@ -90,41 +104,47 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir)
+            self.source = sources.chosen(data)
             self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
             self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
+            self.mesh = sharding.mesh(len(seeds), batch)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
-            self.knobs = config.Knobs(*(jnp.asarray(column, jnp.float32) for column in knobs_S))
-            self.images = _on_device(data.source, data.dir)
+            self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
+            self.images = _on_devices(self.source, self.mesh)
             held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
-            self.index_SNB, self.mask_SNB = (np.stack(column) for column in held_out)
+            index_SNB, mask_SNB = (np.stack(column) for column in held_out)
+            self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
+            self.held_out_S = mask_SNB.sum((1, 2), dtype=np.float64)
         with clock.spent("compile"):
-            seeds_S = jnp.asarray(seeds, jnp.int32)
-            self.program = self._compiled(seeds_S)
-            self.state = self.program.init(seeds_S)
+            self.seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
+            self.program = self._compiled(self.seeds_S)
+            self.state = self.program.init(self.seeds_S)
         self.done, self.saved = 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
+        self.diverged_at = np.full(len(seeds), -1)
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._restore()
-        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs]
+        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs if sharding.is_first()]
         self.order_STB = self._order()
 
     def _compiled(self, seeds_S: jax.Array) -> step.Program:
         """The program compiled for these shapes, and kept for the next job of the process."""
-        key = (self.job.program, len(seeds_S), self.index_SNB.shape)
+        key = (self.job.program, len(seeds_S), self.held_out[0].shape, self.mesh)
         if key not in _programs:
             source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
-            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch)
+            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch, self.mesh)
             state = jax.eval_shape(program.init, seeds_S)
             order_STB = jax.ShapeDtypeStruct((len(seeds_S), self.per_epoch, self.cfg.train.batch_size), jnp.int32)
             inputs = (state, self.knobs, *self.images)
             _programs[key] = step.Program(
                 init=program.init.lower(seeds_S).compile(),
                 train=program.train.lower(*inputs, order_STB, count, count).compile(),
-                evaluate=program.evaluate.lower(*inputs, self.index_SNB, self.mask_SNB).compile(),
+                evaluate=program.evaluate.lower(*inputs, *self.held_out).compile(),
             )
         return _programs[key]
 
@@ -134,18 +154,18 @@ class Training:
             self.state, meta = restored
             self.done, self.clock.seconds = meta["step"], meta["seconds"]
             self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
+            self.diverged_at = sharding.fetch(self.state["diverged_at"])
             logging.info("job %s goes on from step %d", self.job.name, self.done)
 
     def _order(self) -> jax.Array:
         """The batches of the epoch that step `done` lies in."""
         epoch, batch = self.done // self.per_epoch, self.cfg.train.batch_size
         runs = zip(self.job.runs, self.splits, strict=True)
-        return jnp.asarray(np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs]))
+        order_STB = np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs])
+        return self._put(sharding.BATCHES, order_STB)
 
-    @property
-    def diverged_at(self) -> np.ndarray:
-        """[S]: the first step whose loss was not finite, or -1."""
-        return np.asarray(self.state["diverged_at"])
+    def _put(self, spec: Any, array: np.ndarray) -> jax.Array:
+        return sharding.put(self.mesh, spec, array)
 
     @property
     def ended(self) -> bool:
@@ -160,6 +180,7 @@ class Training:
                 self.state, self.knobs, *self.images, self.order_STB, jnp.int32(first), jnp.int32(count)
             )
             self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
+            self.diverged_at = np.asarray(sums["diverged_at"])
         self.done += count
         self._write_progress()
         if self.done % self.per_epoch == 0 or self.ended:
@@ -182,13 +203,14 @@ class Training:
         self.totals = dict.fromkeys(self.totals, np.zeros(len(lines)))
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
-                sums = self.program.evaluate(self.state, self.knobs, *self.images, self.index_SNB, self.mask_SNB)
-                correct_S, nll_S = (np.asarray(sums[name], np.float64) for name in ("correct", "nll"))
-            images_S = self.mask_SNB.sum((1, 2), dtype=np.float64)
-            for line, accuracy, nll in zip(lines, correct_S / images_S, nll_S / images_S, strict=True):
-                line |= {"accuracy": float(accuracy), "nll": float(nll)}
+                sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
+                means = {
+                    EVALUATED[name]: np.asarray(sum_S, np.float64) / self.held_out_S for name, sum_S in sums.items()
+                }
+            for number, line in enumerate(lines):
+                line |= {name: float(mean_S[number]) for name, mean_S in means.items()}
         with self.clock.spent("writing"):
-            for log, line in zip(self.logs, lines, strict=True):
+            for log, line in zip(self.logs, lines, strict=False):
                 log.append(line)
 
     def save(self, wait: bool = False) -> None:
@@ -203,36 +225,68 @@ class Training:
 
     def finish(self) -> None:
         """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
-        averaged = "ema" if self.cfg.train.ema else "params"
-        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=True)):
+        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        analyzed = self.cfg.analysis and self.cfg.model.name in specs.NETWORKS
+        first = self.program.init(self.seeds_S) if analyzed else {}
+        initial = sharding.fetch((first["params"], first["batch_stats"])) if analyzed else ()
+        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=False)):
             diverged_at = int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = (
-                    jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[number], self.state[part])  # noqa: B023
-                    for part in (averaged, "batch_stats")
-                )
+                params, statistics = trained = _of_run(parts, number)
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
-            row = describe(self.plan, self.job, run) | {
+            metrics = {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]}
+            if analyzed and diverged_at < 0:
+                with self.clock.spent("evaluation"):
+                    metrics |= self._analyze(number, trained, _of_run(initial, number))
+            row = describe(self.plan, self.job, run)
+            row["device"]["depthwise"] = self.depthwise
+            row |= {
                 "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS},
+                "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
         self.checkpoints.close(delete=True)
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        if sharding.is_first():
+            (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
+        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+        images_NHWC, test = sources.in_memory(self.source), self.splits[number].test
+        metrics, arrays = analysis.measure(
+            self.cfgs[number],
+            self.source.mean,
+            self.source.std,
+            trained,
+            initial,
+            analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
+        )
+        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
+        return metrics
 
     def _write_progress(self) -> None:
+        if not sharding.is_first():
+            return
         names = [run.name for run in self.job.runs]
-        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time()}
+        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time(), "process": os.getpid()}
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
-METRICS = ("accuracy", "nll", "train_loss", "train_accuracy")
-"""Of a row: those of the final step; accuracy and NLL (nats) on the whole held-out set."""
+EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy"}
+"""Sum of an evaluation -> the metric that it is as a mean over the whole held-out set; NLL is in nats."""
+
+METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
+"""Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
+
+
+def _of_run(parts: Any, number: int) -> Any:
+    """One of the S runs of pure dicts of arrays."""
+    return jax.tree.map(lambda leaf_S: leaf_S[number], parts)
+
 
 _programs: dict[Any, step.Program] = {}
 
@@ -245,7 +299,7 @@ def measure_spiral(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool
             cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, [run.seed for run in job.runs]
         )
     for run, values in zip(job.runs, metrics, strict=True):
-        if run.seed == 0:
+        if run.seed == 0 and sharding.is_first():
             results.write_arrays(workdir, run.name, arrays)
         row = describe(plan, job, run) | {"data": {}, "classes": 0, "metrics": values, "diverged_at": None}
         write_row(workdir, row, clock, len(job.runs))
@@ -312,7 +366,9 @@ def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
 
 
 def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> None:
-    """Ends a run: `runs` of them share the clock's seconds."""
+    """Ends a run: `runs` of them share the clock's seconds. Only the first process of a mesh writes."""
+    if not sharding.is_first():
+        return
     seconds = {name: round(value / runs, 4) for name, value in clock.seconds.items()}
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results.write_row(workdir, row | {"timing": seconds | {"finished": finished}})
@@ -332,9 +388,9 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def _on_device(name: str, data_dir: str) -> tuple[jax.Array, jax.Array]:
-    source = sources.load(name, data_dir)
-    return jax.device_put((sources.in_memory(source), source.labels_N))
+def _on_devices(source: sources.Source, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
+    arrays = sources.in_memory(source), source.labels_N
+    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in arrays)
 
 
 def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

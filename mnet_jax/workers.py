@@ -1,4 +1,4 @@
-"""One worker process a core: started, watched and stopped here. A worker is the same command on the same workdir."""
+"""One worker process a core: started, watched and stopped here. A worker is `mnet_jax.main` given workdirs alone."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -59,19 +59,20 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[int, list[str]]:
-    """Starts `python -m mnet_jax.main` with `arguments` once a core of `pins`, waits, passes a stop on to all.
+def run(workdirs: Sequence[Path], pins: Sequence[int], hang_seconds: float = 0) -> tuple[int, list[str]]:
+    """Starts a worker on the workdirs once a core of `pins`, waits, passes a stop on to all.
 
-    Returns the exit status, 75 where a stop came, and one line for each worker that failed.
+    Logs are in the first workdir. A worker without progress for `hang_seconds` (0 = any time) is killed, which frees
+    its job for the others. Returns the exit status, 75 where a stop came, and one line for each worker that failed.
     """
-    logs = workdir / "logs"
+    logs = workdirs[0] / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     workers = []
     with stop_signal() as stop:
         for number, core in enumerate(pins):
             with open(logs / f"worker-{number}.log", "w") as log:
                 worker = subprocess.Popen(
-                    [sys.executable, "-m", "mnet_jax.main", *arguments],
+                    [sys.executable, "-m", "mnet_jax.main", "--workdir", *map(str, workdirs)],
                     env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -81,13 +82,17 @@ def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[i
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(worker.pid, {core})  # before jax starts there, and sizes its thread pool
             workers.append(worker)
-        told = False
+        told, hung, watch = False, set(), _Watch(workdirs)
         try:
             while any(worker.poll() is None for worker in workers):
                 if stop() and not told:
                     told = True
                     for worker in workers:
                         worker.terminate()
+                for worker in workers:
+                    if hang_seconds and worker.poll() is None and watch.silence(worker.pid) > hang_seconds:
+                        hung.add(worker.pid)
+                        worker.kill()
                 time.sleep(0.1)
         except BaseException:
             for worker in workers:
@@ -100,34 +105,55 @@ def run(arguments: Sequence[str], workdir: Path, pins: Sequence[int]) -> tuple[i
             path = logs / f"worker-{number}.log"
             last = path.read_text().strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last
+            if worker.pid in hung:
+                how = f"no progress for {hang_seconds:g} s (train.hang_seconds), so it was killed"
             failures.append(f"worker {number} failed: {how} (see {path})")
     return 75 if told else 1 if failures else 0, failures
 
 
+class _Watch:
+    """When each worker last said something, by the progress files of the jobs."""
+
+    def __init__(self, workdirs: Sequence[Path]):
+        self.workdirs, self.looked = workdirs, 0.0
+        self.heard: dict[int, float] = {}
+
+    def silence(self, process: int) -> float:
+        """Seconds since the worker's last progress, or since it was first asked for."""
+        now = time.time()
+        if now - self.looked > 1:
+            self.looked = now
+            for path in (path for workdir in self.workdirs for path in workdir.glob("jobs/*/progress.json")):
+                with contextlib.suppress(OSError, ValueError):
+                    line = results.read_json(path)
+                    self.heard[line["process"]] = max(line["time"], self.heard.get(line["process"], 0))
+        return now - self.heard.setdefault(process, now)
+
+
 @contextlib.contextmanager
-def progress(workdir: Path, plan: Sweep) -> Iterator[None]:
-    """Shows meanwhile what all processes on this workdir do together: a bar, or lines where there is no terminal."""
+def progress(plans: Mapping[Path, Sweep]) -> Iterator[None]:
+    """Shows meanwhile what all processes on these workdirs do together: a bar, or lines where there is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     console, done = Console(stderr=True), threading.Event()
-    state = _State(workdir, plan)
+    state = _State(plans)
     if console.is_terminal:
         name, facts = TextColumn("{task.description}"), TextColumn("{task.percentage:3.0f}%  {task.fields[facts]}")
         with Progress(name, BarColumn(bar_width=12), facts, console=console, transient=True) as bar:
-            task = bar.add_task(plan.experiment, total=1.0, facts="starting")
+            task = bar.add_task("", total=1.0, facts="starting")
 
             def show() -> None:
-                share, facts, _ = state.read()
-                bar.update(task, completed=share, facts=facts)
+                share, name, facts, _ = state.read()
+                bar.update(task, completed=share, description=name, facts=facts)
 
             with _every(0.5, show, done):
                 yield
     else:
 
         def say() -> None:
-            share, facts, now = state.read()
-            print(f"{plan.experiment}: {share:4.0%}  {facts}{now}", file=sys.stderr, flush=True)
+            share, name, facts, now = state.read()
+            print(f"{name}: {share:4.0%}  {facts}{now}", file=sys.stderr, flush=True)
 
         with _every(LINE_SECONDS, say, done):
             yield
@@ -149,36 +175,41 @@ def _every(seconds: float, action: Callable[[], None], done: threading.Event) ->
 
 
 class _State:
-    """How far a sweep is, read from its workdir."""
+    """How far sweeps are, read from their workdirs; shares and times go by multiply-adds, in which arms differ."""
 
-    def __init__(self, workdir: Path, plan: Sweep):
-        self.workdir, self.plan = workdir, plan
-        self.history: list[tuple[float, float]] = []
+    def __init__(self, plans: Mapping[Path, Sweep]):
+        self.plans = plans
+        self.history: list[tuple[float, float, float]] = []
 
-    def read(self) -> tuple[float, str, str]:
-        """Returns (share done, "runs, images/s, time left", "what each process is at")."""
-        images = {arm.name: arm.cost.get("images", 1) for arm in self.plan.arms}
-        total = sum(images[run.arm] for run in self.plan.runs)
-        seen, finished, at = 0.0, 0, []
-        for job in self.plan.jobs:
-            rows = [results.is_done(self.workdir, run.name) for run in job.runs]
-            finished += sum(rows)
-            share = 1.0
-            if not all(rows):
-                share = 0.0
-                with contextlib.suppress(OSError, ValueError):
-                    line = results.read_json(results.job_dir(self.workdir, job.name) / "progress.json")
-                    share = line["step"] / line["steps"]
-                    if time.time() - line["time"] < 120:
-                        at.append(f"{', '.join(line['runs'])} {line['step']}/{line['steps']}")
-            seen += share * sum(images[run.arm] for run in job.runs)
+    def read(self) -> tuple[float, str, str, str]:
+        """Returns (share done, "experiment", "runs, images/s, time left", "what each process is at")."""
+        images, work, total, finished, at, name = 0.0, 0.0, 0.0, 0, [], ""
+        for number, (workdir, plan) in enumerate(self.plans.items(), 1):
+            of_run = {arm.name: arm.cost.get("images", 0.0) for arm in plan.arms}
+            madds = {arm.name: arm.cost.get("madds", 1.0) for arm in plan.arms}
+            for job in plan.jobs:
+                rows = [results.is_done(workdir, run.name) for run in job.runs]
+                finished += sum(rows)
+                share = 1.0
+                if not all(rows):
+                    name = name or f"[{number}/{len(self.plans)}] " * (len(self.plans) > 1) + plan.experiment
+                    share = 0.0
+                    with contextlib.suppress(OSError, ValueError):
+                        line = results.read_json(results.job_dir(workdir, job.name) / "progress.json")
+                        share = line["step"] / line["steps"]
+                        if time.time() - line["time"] < 120:
+                            at.append(f"{', '.join(line['runs'])} {line['step']}/{line['steps']}")
+                for run in job.runs:
+                    images += share * of_run[run.arm]
+                    work += share * max(of_run[run.arm], 1.0) * madds[run.arm]
+                    total += max(of_run[run.arm], 1.0) * madds[run.arm]
         now = time.monotonic()
-        self.history = [(when, what) for when, what in self.history if now - when < 60] + [(now, seen)]
-        (then, before), facts = self.history[0], f"{finished} of {len(self.plan.runs)} runs"
-        if seen > before:
-            rate = (seen - before) / (now - then)
-            left = int((total - seen) / rate)
-            if "images" in self.plan.arms[0].cost:
-                facts += f", {rate:,.0f} images/s"
+        self.history = [past for past in self.history if now - past[0] < 60] + [(now, images, work)]
+        then, images_then, work_then = self.history[0]
+        facts = f"{finished} of {sum(len(plan.runs) for plan in self.plans.values())} runs"
+        if work > work_then:
+            if images > images_then:
+                facts += f", {(images - images_then) / (now - then):,.0f} images/s"
+            left = int((total - work) * (now - then) / (work - work_then))
             facts += f", {left // 60}:{left % 60:02d} left"
-        return seen / total, facts, "".join(f"\n    {line}" for line in at)
+        return work / total, name or "done", facts, "".join(f"\n    {line}" for line in at)

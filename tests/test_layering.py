@@ -8,17 +8,31 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mnet_jax"
 
 WORDS = {"config", "models.specs", "results", "stats"}
-PARTS = {"ops": set(), "models": {"ops"}, "data": {"figures"}, "optim": set(), "tasks": set(), "figures": set()}
+PARTS = {
+    "ops": set(),
+    "models": {"ops"},
+    "data": {"figures"},
+    "optim": set(),
+    "sharding": set(),
+    "tasks": set(),
+    "figures": set(),
+}
 ALLOWED = {
     "cost": {"models", "figures"},
-    "step": {"models", "tasks", "optim", "data"},
+    "step": {"models", "tasks", "optim", "data", "sharding"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),
-    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks"},
+    "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
+    "train": {"analysis", "step", "sweep", "checkpoint", "optim", "data", "models", "ops", "tasks", "sharding"},
+    "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "main": {"sweep", "workers", "train", "report"},
+    "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
+    "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
+INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
+"""Rooms whose files import only those before them."""
+
 WORDS_KNOW = {"config": {"models.specs"}, "models.specs": set(), "results": set(), "stats": set()}
 
 
@@ -50,6 +64,14 @@ def test_imports_go_down_only(path):
     allowed = WORDS_KNOW[mine] if mine in WORDS else WORDS | (PARTS | ALLOWED)[room(mine)] | {room(mine)}
     for module in imports(path):
         assert room(module) in allowed, f"{mine} imports {module}"
+
+
+@pytest.mark.parametrize(("folder", "files"), INSIDE.items())
+def test_files_of_a_room_import_those_before_them(folder, files):
+    assert {path.stem for path in (ROOT / folder).glob("*.py")} == {"__init__", *files}
+    for index, file in enumerate(files):
+        inside = [module for module in imports(ROOT / folder / f"{file}.py") if room(module) == folder]
+        assert set(inside) <= {f"{folder}.{earlier}" for earlier in files[:index]}, file
 
 
 def test_every_room_has_a_layer():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,36 @@ def test_report_needs_only_the_workdir(swept):
     assert again.stdout.split("command:")[0] == done.stdout.split("command:")[0]
 
 
+def test_several_files_are_trained_and_one_index_leads_to_all(tmp_path):
+    """tiny and twin are trained, big does not take the scale; afterwards twin's report is refused, tiny's is not."""
+    write(tmp_path)
+    (tmp_path / "twin.py").write_text(EXPERIMENT.replace("Tiny", "Another tiny"))
+    (tmp_path / "big.py").write_text('def get_config(scale):\n    raise ValueError(f"no {scale}; allowed: imagenet")')
+    every = [sys.executable, "-m", "mnet_jax.main", "--config", "t*.py", "big.py:digits", "--config.seeds=1"]
+    options = {"capture_output": True, "text": True, "env": ENVIRONMENT, "cwd": tmp_path, "check": False}
+    done = subprocess.run([*every, "--workers", "2"], **options)
+    assert done.returncode == 0, done.stderr
+    assert "skipped big:digits: no digits; allowed: imagenet" in done.stderr
+    runs = tmp_path / "runs"
+    for name in ("tiny", "twin"):
+        assert len(list((runs / f"{name}-digits" / "runs").glob("*/result.json"))) == 2
+        assert f'href="{name}-digits/report.html"' in (runs / "index.html").read_text()
+    page = (runs / "report.html").read_text()
+    assert page.count("<article") == 2
+    assert set(re.findall(r'href="#([^"]+)-digits-train-\d', page)) == {"tiny", "twin"}
+    assert done.stdout.count("NOT ENOUGH RUNS YET") == 2
+
+    row = runs / "twin-digits" / "runs" / "relu6-s0" / "result.json"
+    row.write_text(row.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
+    again = subprocess.run(
+        [sys.executable, "-m", "mnet_jax.main", "--mode", "report", "--workdir", *map(str, runs.iterdir())], **options
+    )
+    assert again.returncode == 1
+    assert "twin-digits: linear-s0 and relu6-s0 have other data and cannot be compared: fingerprint" in again.stderr
+    assert "tiny-digits" in (runs / "index.html").read_text()
+    assert "twin-digits" not in (runs / "index.html").read_text()
+
+
 def test_plan_writes_nothing(swept, tmp_path):
     write(tmp_path)
     done = door(tmp_path, "--mode", "plan", "--config.seeds=5")
@@ -102,7 +133,7 @@ def test_one_process_equals_two_workers(swept, tmp_path):
         (["--workers", "0"], "error: --workers 0; allowed: 1 or more"),
         (
             ["--config.seeds=3", "--workdir", "a", "--workdir", "b"],
-            "error: --mode train takes one --workdir, got 2",
+            "error: one --workdir for each --config: got 2 and 1",
         ),
     ],
 )
@@ -130,7 +161,7 @@ def test_overrides_are_split_from_flags():
         ["--config", "a.py", "--config.seeds=3", "--config.model.width", "0.5", "--workers", "2"]
     )
     assert overrides == {"seeds": "3", "model.width": "0.5"}
-    assert (flags.config, flags.workers) == ("a.py", 2)
+    assert (flags.config, flags.workers) == (["a.py"], 2)
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path):

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from mnet_jax.ops import FORMULATIONS
 from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
-from mnet_jax.ops.norm import batch_norm_act, norm_act_inference
+from mnet_jax.ops.norm import affine, affine_act, batch_norm_act
 from mnet_jax.ops.pointwise import dense_conv, pointwise
 
 INF = float("inf")
@@ -288,9 +291,111 @@ def test_no_gradient_to_the_bounds(way):
 def test_inference_with_the_batch_statistics_equals_training(dtype, tolerance):
     x, scale, bias = normal(0, 4, 3, 3, 5, dtype=dtype), normal(1, 5), normal(2, 5)
     y, mean, var = batch_norm_act(x, scale, bias, 0.0, 6.0, 1e-3, 0, "auto")
-    inference = norm_act_inference(x, scale, bias, mean, var, 0.0, 6.0, 1e-3)
+    inference = affine_act(x, *affine(scale, bias, mean, var, 1e-3), 0.0, 6.0)
     assert inference.dtype == x.dtype
     assert_close(inference, y, tolerance)
+
+
+WAYS = FORMULATIONS[1:]
+
+
+class Sharded:
+    """Collectives of `function` compiled for a mesh of 'seed' x 'data', and what it returns there."""
+
+    def __init__(self, mesh_shape, function, args, specs):
+        mesh = jax.make_mesh(mesh_shape, ("seed", "data"), axis_types=(AxisType.Auto,) * 2)
+        with jax.set_mesh(mesh):
+            args = [jax.device_put(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, specs, strict=True)]
+            compiled = jax.jit(function).lower(*args).compile()
+            self.result = compiled(*args)
+        hlo = compiled.as_text() or ""
+        kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+        calls = re.findall(rf"= (.+?) ({kinds})(?:-start)?\(.*", hlo)
+        self.kinds = [kind for _, kind in calls]
+        self.sizes = [
+            np.prod([int(n) for n in shape.split(",") if n])
+            for what, _ in calls
+            for shape in re.findall(r"\[([\d,]*)\]", what)
+        ]
+        self.groups = set(re.findall(r"replica_groups=(\{\{.*?\}\}|\[[^ ,]*?\]<=\[\d+\])", hlo))
+
+
+def every_op(way):
+    """All operations of a formulation with all their gradients, as one function of x and their parameters."""
+    layers = [
+        lambda x, k: depthwise(x, k, 1, ONES, way),
+        lambda x, k: depthwise(x, k, 2, ((0, 1), (1, 0)), way),
+        lambda x, k: pointwise(x, k, way),
+        lambda x, k: dense_conv(x, k, 2, ONES, way),
+        *(
+            lambda x, k, group=group: batch_norm_act(x, k[0], k[1], 0.0, 6.0, 1e-3, group, way)[0]
+            for group in (0, 2, 8)
+        ),
+    ]
+    kernels = [normal(1, 3, 3, 6), normal(2, 3, 3, 6), normal(3, 6, 5), normal(4, 3, 3, 6, 5)]
+    kernels += [(normal(5, 6), normal(6, 6))] * 3
+
+    def run(x, kernels):
+        return [gradients(lambda x, k, _, f=f: f(x, k), x, k, way) for f, k in zip(layers, kernels, strict=True)]
+
+    return run, kernels
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sharded_batch_stays_where_it_is(monkeypatch, way):
+    """Eight data shards exchange gradients and statistics, and nothing else."""
+    monkeypatch.setattr("mnet_jax.ops.depthwise.ACCUMULATOR_BYTES", 0)  # one image at a time, were it not sharded
+    run, kernels = every_op(way)
+    x = normal(0, 16, 8, 9, 6)
+    sharded = Sharded((1, 8), run, (x, kernels), (P("data"), P()))
+    assert set(sharded.kinds) == {"all-reduce"}
+    assert max(sharded.sizes) == 3 * 3 * 6 * 5 < x.size // 8
+    assert_close(sharded.result, jax.jit(run)(x, kernels), 1e-5)
+
+
+@pytest.mark.parametrize(("way", "platform"), [("shift", "cpu"), ("auto", "gpu")])
+@pytest.mark.parametrize("mesh_shape", [(4, 2), (4, 1)])
+def test_seeds_on_the_mesh_never_talk(monkeypatch, way, platform, mesh_shape):
+    monkeypatch.setattr("mnet_jax.ops.depthwise.ACCUMULATOR_BYTES", 0)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    run, kernels = every_op(way)
+    x, kernels = normal(0, 4, 8, 8, 9, 6), jax.tree.map(lambda k: jnp.stack([k, -k, 2 * k, k + 1]), kernels)
+    sharded = Sharded(mesh_shape, jax.vmap(run), (x, kernels), (P("seed", "data"), P("seed")))
+    assert_close(sharded.result, jax.jit(jax.vmap(run))(x, kernels), 1e-5)
+    if mesh_shape[1] == 1:
+        assert not sharded.kinds
+    else:
+        assert set(sharded.kinds) == {"all-reduce"}
+        assert sharded.groups <= {"{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]"}
+        assert max(sharded.sizes) == 3 * 3 * 6 * 5 < x.size // 8
+
+
+def test_lax_cannot_have_seeds_on_the_mesh():
+    mesh = jax.make_mesh((4,), ("seed",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="on 4 devices: allowed are auto, shift"):
+        jax.eval_shape(lambda x: pointwise(x, jnp.ones((3, 2)), "lax"), jnp.ones((1, 2, 2, 3)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_norm_groups_within_a_shard_need_no_statistics_of_others(way, group):
+    """8 x 2 images, in 16 or 8 groups: nothing is exchanged for y and dx; in 4 groups, the statistics are."""
+    x, affine = normal(0, 16, 3, 3, 4), (normal(1, 4), normal(2, 4))
+
+    def run(x, affine):
+        return gradients(norm_layer(0.0, 6.0, group), x, affine, way)[:2]
+
+    sharded = Sharded((1, 8), run, (x, affine), (P("data"), P()))
+    assert set(sharded.kinds) == ({"all-reduce"} if group == 4 else set())
+    assert_close(sharded.result, jax.jit(run)(x, affine), 1e-5)
+
+
+def test_norm_groups_and_shards_divide_one_another():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="3 norm groups on 8 data shards"):
+        jax.eval_shape(
+            lambda x: norm_layer(0.0, 6.0, 8)(x, (jnp.ones(2), jnp.ones(2)), "auto"), jnp.ones((24, 3, 3, 2))
+        )
 
 
 @pytest.mark.parametrize(

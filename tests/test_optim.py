@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from mnet_jax import config, optim
+from mnet_jax import config, models, optim
+from mnet_jax.models.layers import ConvNorm
 
 
 def settings(**fields):
@@ -19,10 +21,11 @@ def trace(cfg, gradients, lr, decay=0.0):
     """Weights after each of the gradients, through `optim.optimizer`, in float64."""
     with jax.enable_x64(True):
         params = {"classifier": {"kernel": jnp.ones((3, 2), jnp.float64)}}
-        state = optim.optimizer(cfg, 0.0, 0.0).init(params)
+        mask = optim.decay_mask(params, {}, cfg)
+        state = optim.optimizer(cfg, 0.0, 0.0, mask).init(params)
         seen = []
         for gradient in gradients:
-            rule = optim.optimizer(cfg, lr, decay)
+            rule = optim.optimizer(cfg, lr, decay, mask)
             updates, state = rule.update({"classifier": {"kernel": jnp.asarray(gradient)}}, state, params)
             params = jax.tree.map(jnp.add, params, updates)
             seen.append(np.asarray(params["classifier"]["kernel"]))
@@ -93,7 +96,8 @@ def test_weight_decay_touches_what_the_config_says():
         "blocks": {"0": {"depthwise": {"kernel": jnp.ones((3, 3, 4))}, "project": {"kernel": jnp.ones((4, 2))}}},
         "classifier": {"kernel": jnp.ones((2, 5)), "bias": jnp.ones(5)},
     }
-    mask = optim.decay_mask(params, settings())
+    batch_stats = {"stem": {"mean": jnp.ones(4), "var": jnp.ones(4)}}
+    mask = optim.decay_mask(params, batch_stats, settings())
     decayed = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
     dense = {"['stem']['kernel']", "['blocks']['0']['project']['kernel']", "['classifier']['kernel']"}
     assert decayed == dense
@@ -102,6 +106,24 @@ def test_weight_decay_touches_what_the_config_says():
         "decay_bias": {"['classifier']['bias']"},
         "decay_norm": {"['stem']['scale']", "['stem']['bias']"},
     }.items():
-        mask = optim.decay_mask(params, settings(**{field: True}))
+        mask = optim.decay_mask(params, batch_stats, settings(**{field: True}))
         now = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
         assert now == dense | more
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet", "inception_v3"])
+def test_a_layers_own_bias_is_told_from_its_norms(name):
+    """By the kind of layer, whatever its name: dense layers before the classifier, convolutions without a norm."""
+    cfg = config.default().model
+    cfg.name = name
+    model = nnx.eval_shape(lambda: models.structure(cfg))
+    layers = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model)}
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), settings(decay_bias=True))
+    biases = {}
+    for path, on in jax.tree_util.tree_leaves_with_path(mask):
+        *owner, leaf = (str(entry.key) for entry in path)
+        if leaf == "bias":
+            biases[".".join(owner)] = on
+            assert on == (not isinstance(layers[tuple(owner)], ConvNorm)), owner
+    assert sum(biases.values()) == {"mobilenet_v3_small": 20, "squeezenet": 26, "inception_v3": 1}[name]

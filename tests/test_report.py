@@ -1,5 +1,6 @@
 """The report of synthetic workdirs: rows made here, of no training, so that every number is known."""
 
+import csv
 import json
 import math
 import re
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import report, results
+from mnet_jax import figures, report, results, stats
+from mnet_jax.report import pictures, words
+from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
@@ -191,7 +194,7 @@ def test_the_terminal_needs_100_columns_and_no_color(tmp_path):
 
 def test_the_files_are_what_is_rendered_the_same_each_time(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE))
-    summary = report.write(tmp_path)
+    summary, _ = report.write(tmp_path)
     pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
     assert pages == [report.to_markdown(summary), report.to_html(summary, report.draw(tmp_path, summary))]
 
@@ -244,7 +247,7 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = report._curve(tmp_path, rows, "accuracy", report.CHANCE["accuracy"])
+    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", CHANCE["accuracy"])
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -344,7 +347,7 @@ def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
 def test_the_papers_value_is_turned_to_the_baseline(tmp_path, contrast, published):
     claim = {**CLAIM, "contrasts": [{"kind": "greater", "arms": contrast, "published": 0.62}]}
     write_workdir(tmp_path, make_sweep(*THREE, claim=claim))
-    assert report._published(report.summarize(tmp_path)) == published
+    assert pictures._published(report.summarize(tmp_path)) == published
 
 
 def tune_sweep(rates=(0.1, 0.3, 0.6)):
@@ -369,7 +372,7 @@ def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
         assert "relu6: the best learning rate, 0.6, is the highest" in page
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = report.tables(summary)
+    (table,) = words.tables(summary)
     assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
     assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
 
@@ -384,7 +387,7 @@ def test_half_a_tuning_names_no_rate(tmp_path):
 def test_many_tuned_rates_are_one_a_line(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = report.tuned_lines(many)
+    lines = words.tuned_lines(many)
     assert lines.count("\n") == 10
     scope = {}
     exec(lines, scope)
@@ -421,9 +424,9 @@ def test_a_task_that_trains_nothing(tmp_path):
     assert {"readout", "pinv", "zero"} <= set(text.split())
     assert "params" not in text
     assert "accuracy" not in text
-    pictures = report.draw(tmp_path, summary)
-    assert [picture.title for picture in pictures] == ["The spiral", "Differences from dim=2", "Every run"]
-    assert pictures[0].svg.count("Output/dim=") == 3
+    drawn = report.draw(tmp_path, summary)
+    assert [picture.title for picture in drawn] == ["The spiral", "Differences from dim=2", "Every run"]
+    assert drawn[0].svg.count("Output/dim=") == 3
 
 
 def test_an_experiment_without_a_claim(tmp_path):
@@ -461,6 +464,36 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert {target[1:] for target in page.loads} <= set(names)
 
 
+def test_files_for_a_paper(tmp_path):
+    """CSV reads back as the rows; LaTeX has a cell for each column and no bare special letter."""
+    rows = write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu_6 & 50%")))
+    summary, drawn = report.write(tmp_path)
+    runs = list(csv.DictReader((tmp_path / "tables" / "runs.csv").read_text().splitlines()))
+    assert {(run["arm"], int(run["seed"])): float(run["accuracy"]) for run in runs} == pytest.approx(
+        {(row["arm"], row["seed"]): 100 * row["metrics"]["accuracy"] for row in rows}, rel=1e-5
+    )
+    (line,) = (
+        line
+        for line in csv.DictReader((tmp_path / "tables" / "arms.csv").read_text().splitlines())
+        if (line["arm"], line["metric"]) == ("relu_6 & 50%", "accuracy")
+    )
+    of = summary.comparisons[0].differences["accuracy"]
+    assert [float(line[name]) for name in ("difference", "difference_high", "p")] == pytest.approx(
+        [of.mean, of.high, of.p], rel=1e-5
+    )
+    latex = (tmp_path / "tables" / "differences_from_linear_uncorrected.tex").read_text()
+    body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0]
+    assert body.startswith(r"relu\_6 \& 50\% & ")
+    assert len(re.findall(r"(?<!\\)&", body)) == len(re.findall("r(?=r*})", latex.split("\n")[1])) - 1
+    assert "$-$" in body
+    for picture, again in zip(drawn, report.draw(tmp_path, summary), strict=True):
+        assert picture.pdf.startswith(b"%PDF")
+        assert (again.svg, again.pdf) == (picture.svg, picture.pdf)
+    assert (
+        len(list((tmp_path / "figures").glob("*.pdf"))) == len(list((tmp_path / "figures").glob("*.svg"))) == len(drawn)
+    )
+
+
 def test_names_are_escaped(tmp_path):
     name = "<b>bold"
     claim = {**CLAIM, "text": "<script>alert(1)</script>", "contrasts": []}
@@ -475,9 +508,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    from mnet_jax import figures, stats
-
-    costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
+    costs = [figures.Cost(name, 1.2e6, 43e3, math.nan, stats.estimate([97.0, 98.0])) for name in "abcd"]
     figure = figures.accuracy_vs_cost(costs, "accuracy, %")
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -491,8 +522,6 @@ def test_equal_costs_do_not_hide_one_another():
 def test_drawing_leaves_matplotlib_as_it_was():
     import matplotlib
 
-    from mnet_jax import figures
-
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
         figures.svg(figures.seeds({"a": [1.0, 2.0]}, "accuracy"))
@@ -503,6 +532,121 @@ def test_importing_the_report_is_cheap():
     heavy = ("jax", "matplotlib", "scipy", "jinja2", "rich", "sklearn", "PIL")
     code = f"import sys, mnet_jax.report; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-c", code]
-    root = Path(report.__file__).parent.parent
+    root = Path(report.__file__).parent.parent.parent
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# Several sweeps.
+
+
+def both(tmp_path):
+    """Two workdirs: one whole, one half way and without contrasts."""
+    write_workdir(tmp_path / "a", make_sweep(*THREE))
+    claim = {"text": "A <b>baseline", "source": "", "metric": "accuracy", "contrasts": []}
+    write_workdir(tmp_path / "b", make_sweep(arm("one|two"), claim=claim, experiment="v1_baseline"), done=7)
+    return {tmp_path / name: (report.summarize(tmp_path / name), []) for name in ("a", "b")}
+
+
+def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
+    reports = both(tmp_path)
+    report.write_index(tmp_path / "out", reports)
+    index, every = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.html"))
+    (first, second) = (summary for summary, _ in reports.values())
+    points = stats.interval("accuracy", first.verdicts[0].difference, sign=True)
+    for page in (index, every, report.index_text([first, second])):
+        for shown in (points, "v2_linear_bottleneck", "v1_baseline", "supported", "7 of 12 runs"):
+            assert shown in page
+    assert {link for link in Page(index).loads if link} == {"../a/report.html", "../b/report.html"}
+    assert all(f'id="{link[1:]}"' in every for link in Page(every).loads)
+    assert "+0.62" in index
+    assert "Sandler et al. 2018, Figure 6a: 71.05 against 70.43" in index
+    assert "<b>baseline" not in index
+    assert max(map(len, report.index_text([first, second]).split("\n"))) <= 100
+
+
+def test_the_readme_table_is_written_between_its_comments(tmp_path):
+    summaries = [summary for summary, _ in both(tmp_path).values()]
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    report.write_readme(readme, summaries)
+    once = readme.read_text()
+    report.write_readme(readme, summaries)
+    assert readme.read_text() == once
+    assert once.startswith("# Title\n<!-- results -->\n| experiment |")
+    assert once.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert "old" not in once
+    points = stats.interval("accuracy", summaries[0].verdicts[0].difference, sign=True)
+    assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once
+    assert "| `v1_baseline:digits`, 7 of 12 runs | A &lt;b>baseline | one\\|two: accuracy, % |" in once
+    readme.write_text("# Title\n<!-- results -->\n")
+    with pytest.raises(ValueError, match="has no lines '<!-- results -->' and '<!-- end of results -->'"):
+        report.write_readme(readme, summaries)
+
+
+# What the claim asks to be drawn.
+
+
+def test_a_grid_has_every_cell_with_its_interval(tmp_path):
+    names = {f"{act}@{width}": [width, act] for width in (8, 16) for act in ("linear", "relu6")}
+    claim = {**CLAIM, "contrasts": [], "grid": {"x": "width", "y": "activation", "cells": names}}
+    write_workdir(tmp_path, make_sweep(*map(arm, names), claim=claim, seeds=range(4)))
+    summary = report.summarize(tmp_path)
+    (picture,) = (picture for picture in report.draw(tmp_path, summary) if picture.title == "Interaction")
+    for of_arm in summary.arms:
+        found = of_arm.estimate("accuracy")
+        assert f"{found.mean:.2f}" in picture.svg
+        assert f"±{found.high - found.mean:.2f}" in picture.svg
+
+
+def test_the_fit_is_that_of_numpy_and_has_the_papers_beside_it(tmp_path):
+    """Four arms on a line of 2 points a doubling, the paper's on one of 5."""
+    arms = [replace(arm(f"w{width}"), cost={**COST, "madds": 1e6 * width}) for width in (1, 2, 4, 8)]
+    points = [{"label": "V1", "x": 1e8 * 2**step, "accuracy": 60 + 5 * step} for step in range(3)]
+    curve = {"x": "madds", "points": {}, "series": {"width": [arm.name for arm in arms]}}
+    claim = {**CLAIM, "contrasts": [], "curve": curve, "published_points": points}
+    accuracy = {arm.name: 0.90 + 0.02 * step for step, arm in enumerate(arms)}
+    write_workdir(
+        tmp_path,
+        make_sweep(*arms, claim=claim, seeds=range(3)),
+        metrics=lambda run: {"accuracy": accuracy[run.arm] + 0.001 * run.seed, "nll": 0.1},
+    )
+    (picture,) = (p for p in report.draw(tmp_path, report.summarize(tmp_path)) if p.title == "Log-linear fit")
+    assert "+2 a doubling" in picture.svg
+    assert "+5 a doubling" in picture.svg
+    _, residuals, _ = picture.figure.axes
+    left_over = [float(line.get_ydata()[0]) for line in residuals.lines if line.get_marker() == "o"]
+    assert left_over == pytest.approx([0] * 4)
+    x, y = np.array([1.0, 2, 4, 8]), np.array([3.0, 1, 4, 1])
+    expected = scipy_stats.linregress(np.log2(x), y)
+    assert stats.log_line(x, y) == pytest.approx((expected.intercept, expected.slope))
+
+
+def test_the_pareto_front_is_what_nothing_cheaper_exceeds():
+    costs, values = np.array([1.0, 2, 2, 3, 4]), np.array([70.0, 75, 76, 74, 77])
+    assert figures._pareto(costs, values) == [0, 2, 4]
+
+
+def test_latency_is_drawn_where_it_was_measured(tmp_path):
+    printed = {"linear": {"top1": 72.0, "madds_m": 300, "params_m": 3.4, "latency_ms": 75}}
+    sweep = make_sweep(*THREE, seeds=range(2), claim={**CLAIM, "printed": printed})
+    write_workdir(tmp_path / "with", sweep, metrics=lambda run: make_metrics(run) | {"latency_ms": 3.0 + run.seed})
+    write_workdir(tmp_path / "without", replace(sweep, claim=CLAIM))
+    with_it, without = (
+        next(p for p in report.draw(tmp_path / name, report.summarize(tmp_path / name)) if p.title == "What it costs")
+        for name in ("with", "without")
+    )
+    assert len(with_it.figure.axes) == 6, "three costs, here and in the paper"
+    assert len(without.figure.axes) == 2
+
+
+def test_many_metrics_leave_the_terminal_to_the_first(tmp_path):
+    def metrics(run):
+        return make_metrics(run) | {f"inside_{index}": index + 0.1 * run.seed for index in range(7)}
+
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
+    _, text, markdown, html = rendered(tmp_path)
+    assert max(map(len, text.split("\n"))) <= 100
+    assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in " ".join(text.split())
+    for page in (markdown, html):
+        assert "6.10 [5.85, 6.35]" in page

@@ -56,6 +56,7 @@ def test_rows_hold_what_a_reader_asks(unbroken):
     assert set(row["timing"]) == {"start", "compile", "steps", "evaluation", "writing", "finished"}
     assert row["diverged_at"] is None
     assert row["device"]["platform"] == "cpu"
+    assert row["device"]["depthwise"] == "shift"  # eight devices share the batch
 
 
 def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):

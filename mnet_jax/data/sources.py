@@ -15,9 +15,9 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,7 +102,32 @@ _CIFAR10_BATCHES = (tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
 _IMAGES_PER_SHEET = 500
 
 
-def load(name: str, data_dir: str = "", train_split: str = "train", test_split: str = "") -> Source:
+PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
+"""name -> (H, W, C), training and test images, classes, of data sets that can be planned for without being there."""
+
+
+@functools.cache
+def outline(name: str, data_dir: str = "", train_split: str = "train", test_split: str = "") -> Source:
+    """What a plan needs to know: as by `load`; of one of `PLANNED` that is not there, all but the pixels."""
+    if name not in PLANNED or stored.find(root(data_dir) / name, name) is not None:
+        return load(name, data_dir, train_split, test_split)
+    shape, train, test, classes = PLANNED[name]
+    return Source(
+        name=name,
+        images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
+        labels_N=np.broadcast_to(np.int32(0), train + test),
+        class_names=("",) * classes,
+        train_pool=np.arange(train),
+        test_pool=np.arange(train, train + test),
+        mean=(0.0,) * shape[-1],
+        std=(1.0,) * shape[-1],
+        fingerprint="",
+    )
+
+
+def load(
+    name: str, data_dir: str = "", train_split: str = "train", test_split: str = "", resolution: int = 0
+) -> Source:
     """Loads a data set, once per process. Of images on disk only the facts are read.
 
     Args:
@@ -112,11 +137,18 @@ def load(name: str, data_dir: str = "", train_split: str = "train", test_split: 
       data_dir: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
       train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
       test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
+      resolution: height and width that the images are resized to (V1's resolution multiplier); 0 = as they are. The
+        fingerprint stays that of the images as they are, so that arms of other resolutions compare.
 
     Raises:
       ValueError: it is not there (with the command that gets it) or damaged, or a split is unknown.
     """
-    return _load(name, root(data_dir), train_split, test_split)
+    return _load(name, root(data_dir), train_split, test_split, resolution)
+
+
+def chosen(data: Any) -> Source:
+    """The source that the knobs `data` name."""
+    return load(data.source, data.dir, data.train_split, data.test_split, data.resolution)
 
 
 def root(data_dir: str = "") -> Path:
@@ -125,7 +157,10 @@ def root(data_dir: str = "") -> Path:
 
 
 @functools.cache
-def _load(name: str, data_dir: Path, train_split: str, test_split: str) -> Source:
+def _load(name: str, data_dir: Path, train_split: str, test_split: str, resolution: int) -> Source:
+    if resolution:
+        source = _load(name, data_dir, train_split, test_split, 0)
+        return replace(source, images=resized(in_memory(source), resolution))
     store = None if name == "digits" else stored.find(data_dir / name, name)
     if store is not None:
         return from_store(store, train_split, test_split)
@@ -201,6 +236,27 @@ def in_memory(source: Source) -> np.ndarray:
     return images
 
 
+def resized(images_NHWC: np.ndarray, resolution: int) -> np.ndarray:
+    """Resizes uint8 images bilinearly, with a triangle as wide as the step where they shrink; read-only."""
+    _, H, W, _ = images_NHWC.shape
+    rows, columns = (_triangles(size, resolution).astype(np.float32) for size in (H, W))
+    made_NHWC = np.empty((len(images_NHWC), resolution, resolution, images_NHWC.shape[-1]), np.uint8)
+    for first in range(0, len(images_NHWC), 1000):
+        block = images_NHWC[first : first + 1000].astype(np.float32)
+        block = np.einsum("yh,xw,nhwc->nyxc", rows, columns, block, optimize=True)
+        made_NHWC[first : first + 1000] = np.rint(block)
+    made_NHWC.flags.writeable = False
+    return made_NHWC
+
+
+def _triangles(before: int, after: int) -> np.ndarray:
+    """[after, before]: the share of each old pixel in a new one; pixels are squares, and centers their places."""
+    scale = max(1.0, before / after)
+    centers = (np.arange(after) + 0.5) * before / after - 0.5
+    weights = np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(before)) / scale)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def digits(folder: Path) -> Source:
     """The 1,797 digits that come with scikit-learn (from UCI's Optical Recognition of Handwritten Digits).
 
@@ -214,8 +270,7 @@ def digits(folder: Path) -> Source:
     with _naming(path):
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8).reshape(SIZES["digits"][0], 65)
         _check_labels(CLASS_NAMES["digits"], table[:, 64])
-    position = np.clip((np.arange(16) + 0.5) / 2 - 0.5, 0, 7)
-    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(8)))
+    weights = _triangles(8, 16)
     images = np.rint(weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T * (255 / 16))
     return _source("digits", (images[..., None].astype(np.uint8), table[:, 64]))
 

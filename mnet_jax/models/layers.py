@@ -11,7 +11,7 @@ from jax import lax
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import Style
-from mnet_jax.ops import depthwise, norm, pointwise
+from mnet_jax.ops import accumulator, choose, depthwise, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
@@ -50,6 +50,11 @@ def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, style: s
     return pads(hw, size[0], stride, style)[0], pads(hw, size[1], stride, style)[1]
 
 
+def computed(x: jax.Array, style: Style) -> jax.Array:
+    """In the type that the network computes in; "float32" leaves arrays as they are."""
+    return x if style.dtype == "float32" else x.astype(style.dtype)
+
+
 class Conv(nnx.Module):
     """Convolution, bias (where `bias`), activation.
 
@@ -85,9 +90,10 @@ class Conv(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
-    def convolve(self, x_BHWC: jax.Array) -> jax.Array:
-        """The convolution alone."""
-        kernel, formulation = self.kernel[...], self.style.formulation
+    def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution alone, with a kernel of the shape of the layer's."""
+        x_BHWC, kernel = computed(x_BHWC, self.style), computed(kernel, self.style)
+        formulation = self.style.formulation
         if self.kind == "pointwise":
             return pointwise.pointwise(x_BHWC, kernel, formulation)
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, self.padding)
@@ -107,15 +113,48 @@ class Conv(nnx.Module):
 
     def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
         """Returns y_BHWC after `act`."""
-        y_BHWC = self.convolve(x_BHWC)
-        return activate(y_BHWC + self.bias[...][None, None, None] if hasattr(self, "bias") else y_BHWC, act)
+        y_BHWC = self.convolve(x_BHWC, self.kernel[...])
+        if hasattr(self, "bias"):
+            y_BHWC = y_BHWC + computed(self.bias[...], self.style)[None, None, None]
+        return activate(y_BHWC, act)
+
+
+class FakeQuant(nnx.Module):
+    """Rounds feature maps to the integers of `bits` bits and back (Jacob et al. 2018, section 3.2, equation 12).
+
+    The step is that of the range from lowest to highest value, widened to hold 0, which is an integer itself. A bound
+    that the activation fixes, such as ReLU6's, is the range's; the others are those of the batch in training, and in
+    evaluation their running averages, which decay as the norm's do. The gradient goes straight through.
+    """
+
+    def __init__(self, style: Style):
+        self.levels, self.momentum, self.use_running_average = 2**style.act_bits - 1, style.norm_momentum, False
+        self.low, self.high = (nnx.BatchStat(jnp.zeros((), jnp.float32)) for _ in range(2))
+
+    def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
+        """Returns q_BHWC; `bounds` are those of the activation that made x."""
+        exact_BHWC = lax.stop_gradient(x_BHWC).astype(jnp.float32)
+        ends = []
+        for held, of_batch, bound in zip((self.low, self.high), (jnp.min, jnp.max), bounds, strict=True):
+            end = held[...]
+            if not self.use_running_average:
+                end = of_batch(exact_BHWC)
+                held.set_value(self.momentum * held[...] + (1 - self.momentum) * end)
+            ends.append(jnp.where(jnp.isfinite(bound), bound, end))
+        low, high = jnp.minimum(ends[0], 0.0), jnp.maximum(ends[1], 0.0)
+        step = jnp.maximum((high - low) / self.levels, jnp.finfo(jnp.float32).tiny)
+        zero = jnp.round(-low / step)
+        level_BHWC = jnp.clip(jnp.round(exact_BHWC / step) + zero, 0, self.levels)
+        q_BHWC = ((level_BHWC - zero) * step).astype(x_BHWC.dtype)
+        return q_BHWC + (x_BHWC - lax.stop_gradient(x_BHWC))
 
 
 class ConvNorm(Conv):
     """Convolution without bias, batch norm, activation; `kind` and the rest as for `Conv`.
 
-    The module has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call
-    updates `mean` and `var`. With `learn_scale=False` the norm has no scale of its own (Inception V3).
+    With `style.act_bits` the output is rounded to so many bits (`FakeQuant`); sums at shortcuts stay exact. The module
+    has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates `mean`
+    and `var`. With `learn_scale=False` the norm has no scale of its own (Inception V3).
     """
 
     def __init__(self, style: Style, kind: str, inputs: int, outputs: int, *args, learn_scale: bool = True, **kwargs):
@@ -125,27 +164,54 @@ class ConvNorm(Conv):
             self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
+        if style.act_bits:
+            self.quantize = FakeQuant(style)
 
     def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
         """Returns y_BHWC after `act`."""
-        style, bias = self.style, self.bias[...]
-        y_BHWC = self.convolve(x_BHWC)
-        scale = self.scale[...] if hasattr(self, "scale") else jnp.ones_like(bias)
-        (low, high), eps = LINEAR if callable(act) else act, style.norm_eps
+        style = self.style
+        low, high = LINEAR if callable(act) else act
         if self.use_running_average:
-            y_BHWC = norm.norm_act_inference(y_BHWC, scale, bias, self.mean[...], self.var[...], low, high, eps)
+            kernel, gain_C, shift_C = self.folded()
+            y_BHWC = norm.affine_act(self.convolve(x_BHWC, kernel), gain_C, shift_C, low, high)
         else:
             y_BHWC, mean, var = norm.batch_norm_act(
-                y_BHWC, scale, bias, low, high, eps, style.norm_group, style.formulation
+                self.convolve(x_BHWC, self.kernel[...]),
+                *self._scale_and_bias(),
+                low,
+                high,
+                style.norm_eps,
+                style.norm_group,
+                style.formulation,
             )
             momentum = style.norm_momentum
             self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
             self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
-        return act(y_BHWC) if callable(act) else y_BHWC
+        y_BHWC = act(y_BHWC) if callable(act) else y_BHWC
+        return self.quantize(y_BHWC, (low, high)) if hasattr(self, "quantize") else y_BHWC
+
+    def folded(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """(kernel, gain_C, shift_C) of an evaluation: the convolution with this kernel, times gain, plus shift.
+
+        The gain is part of the kernel, and None, but for "lax", which keeps the arithmetic as the papers write it.
+        """
+        kernel = self.kernel[...]
+        gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.style.norm_eps)
+        if choose(self.style.formulation, accelerator="shift") == "lax":
+            return kernel, gain_C, shift_C
+        gain = gain_C.reshape((1,) * (kernel.ndim - 1) + (-1,))  # output channels are the last axis of every kind
+        return (kernel.astype(gain.dtype) * gain).astype(kernel.dtype), None, shift_C
+
+    def _scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+        bias_C = self.bias[...]
+        return self.scale[...] if hasattr(self, "scale") else jnp.ones_like(bias_C), bias_C
 
 
 class Dense(nnx.Module):
-    """A dense layer with bias; `std` of the initial kernel is by default that of the released code's last layer."""
+    """A dense layer with bias, computed in its kernel's type.
+
+    `std` of the initial kernel is by default that of the released code's last layer.
+    """
 
     def __init__(self, inputs: int, outputs: int, std: float = 0.09):
         self.kernel = kernel((inputs, outputs), std)
@@ -158,7 +224,8 @@ class Dense(nnx.Module):
                 f"the dense layer takes {self.kernel.shape[0]} features, these images make {x_BC.shape[1]}; "
                 "allowed: the resolution that the network was built for"
             )
-        return activate(x_BC @ self.kernel[...] + self.bias[...][None], act)
+        kernel_IO = self.kernel[...]
+        return activate(x_BC.astype(kernel_IO.dtype) @ kernel_IO + self.bias[...][None], act)
 
 
 class SqueezeExcite(nnx.Module):
@@ -173,7 +240,7 @@ class SqueezeExcite(nnx.Module):
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns x_BHWC, gated."""
         s_BC = self.squeeze(global_mean(x_BHWC), RELU)
-        return x_BHWC * self.excite(s_BC, self.gate)[:, None, None]
+        return x_BHWC * self.excite(s_BC, self.gate)[:, None, None].astype(x_BHWC.dtype)
 
 
 def activate(x: jax.Array, act: Activation) -> jax.Array:
@@ -184,8 +251,8 @@ def activate(x: jax.Array, act: Activation) -> jax.Array:
 
 
 def global_mean(x_BHWC: jax.Array) -> jax.Array:
-    """Mean over the image: x_BC."""
-    return jnp.mean(x_BHWC, axis=(1, 2))
+    """Mean over the image: x_BC, in the type that sums are kept in."""
+    return jnp.mean(x_BHWC, axis=(1, 2), dtype=accumulator(x_BHWC.dtype))
 
 
 def max_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.Array:

@@ -20,9 +20,9 @@ class Spec(NamedTuple):
 
     `family`   "v1" (depthwise separable blocks), "v2" (inverted residuals) or "v3" (with squeeze-and-excite).
     `stem`     (channels, stride) of the first 3x3 convolution.
-    `blocks`   rows (t, c, n, s) for V2, (c, n, s) for V1: expansion, output channels, repeats, stride of the first;
-               for V3 one row a block: kernel size, expanded channels, output channels, squeeze-and-excite, activation,
-               stride.
+    `blocks`   rows (t, c, n, s) for V2, (c, n, s) for V1: expansion (below 1 it reduces, as a classic bottleneck
+               does), output channels, repeats, stride of the first; for V3 one row a block: kernel size, expanded
+               channels, output channels, squeeze-and-excite, activation, stride.
     `last`     channels of the last 1x1 convolution (V3: of the one behind the pooling), 0 for none.
     `divisor`  channels are rounded to multiples of this.
     `act`      activation of V3's stem and head.
@@ -136,6 +136,9 @@ NETWORKS: Mapping[str, Spec] = {
         256,
         1,
     ),
+    # Thin V1s of 13 blocks for the same images: V1's repeats, its strides from 16 pixels down to 4.
+    "d13": Spec("v1", (8, 1), ((16, 1, 1), (16, 2, 2), (24, 2, 2), (32, 6, 1), (48, 2, 1)), 0, 1),
+    "c13": Spec("v1", (16, 2), ((16, 1, 1), (24, 2, 2), (32, 2, 2), (48, 6, 1), (64, 2, 1)), 0, 1),
 }
 
 ZOO = (
@@ -168,7 +171,10 @@ class Block(NamedTuple):
 
 
 class Style(NamedTuple):
-    """What all layers of a network share: padding, initialization, normalization, and how convolutions are computed."""
+    """What all layers of a network share: padding, initialization, normalization, and how convolutions are computed.
+
+    `dtype` is that of convolutions and feature maps; parameters, statistics and the dense layers stay in float32.
+    """
 
     padding: str
     init: str
@@ -176,6 +182,8 @@ class Style(NamedTuple):
     norm_eps: float
     norm_group: int
     formulation: str
+    dtype: str = "float32"
+    act_bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -225,14 +233,15 @@ def unused(name: str) -> tuple[str, ...]:
     if name in ZOO:
         shufflenets = () if name == "shufflenet" else ("width", "groups", "stem", "blocks")
         blocks = ("last", "divisor", "kernel_size", "conv", "depth", "expansion", "project_act", "shortcut")
-        return (*shufflenets, *blocks, "act", "split")
+        return (*shufflenets, *blocks, "act", "split", "act_bits")
     return ("groups", *(("kernel_size", "conv", "depth", "expansion", "act") if NETWORKS[name].family == "v3" else ()))
 
 
 def style(model: Any) -> Style:
     """The `Style` of `cfg.model`."""
     norm = model.norm
-    return Style(model.padding, model.init, norm.momentum, norm.eps, norm.group, model.formulation)
+    statistics = (norm.momentum, norm.eps, norm.group)
+    return Style(model.padding, model.init, *statistics, model.formulation, model.dtype, model.act_bits)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -278,6 +287,8 @@ def network(model: Any) -> Network:
             f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
             f"with model.shortcut={model.shortcut!r}; allowed: 1"
         )
+    if model.split > 1 and model.act_bits:
+        raise ValueError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
     if model.depth == "shallow":
         if spec.family != "v1":
             raise ValueError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
@@ -329,20 +340,22 @@ def network(model: Any) -> Network:
     )
 
 
-COLUMNS: Mapping[str, Mapping[str, type]] = {
+COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "v1": {"c": int, "n": int, "s": int},
-    "v2": {"t": int, "c": int, "n": int, "s": int},
+    "v2": {"t": int | float, "c": int, "n": int, "s": int},
     "v3": {"kernel": int, "expanded": int, "channels": int, "squeeze": bool, "act": str, "stride": int},
 }
 
+_ALSO = {"t": ", t also a fraction", "squeeze": ", squeeze True or False, act a word"}
 
-def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, type]) -> None:
+
+def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) -> None:
     for row in rows:
         if len(row) != len(columns) or not all(
-            isinstance(entry, kind) and (kind is not int or entry > 0)
+            isinstance(entry, kind) and (isinstance(entry, bool | str) or entry > 0)
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
-            others = "" if set(columns.values()) == {int} else ", squeeze True or False, act a word"
+            others = "".join(text for column, text in _ALSO.items() if column in columns)
             raise ValueError(
                 f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
                 f"as {name} needs"

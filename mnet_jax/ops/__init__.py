@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-FORMULATIONS = ("auto", "lax", "shift")
+FORMULATIONS = ("auto", "lax", "shift", "native")
 
 
 def choose(formulation: str, accelerator: str = "lax") -> str:
@@ -13,6 +13,14 @@ def choose(formulation: str, accelerator: str = "lax") -> str:
     if formulation == "auto":
         return "shift" if jax.default_backend() == "cpu" else accelerator
     return formulation
+
+
+def shards(axis: str) -> int:
+    """How many pieces the mesh cuts the "data" or "seed" axis into while tracing under `jax.set_mesh`; without, 1.
+
+    Code that indexes a sharded axis gathers the whole of it on every device.
+    """
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:

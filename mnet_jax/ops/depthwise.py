@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose
+from mnet_jax.ops import accumulator, choose, native, shards
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
 
@@ -56,18 +56,31 @@ def window(x_BHWC: jax.Array, corner: tuple[int, int], size: tuple[int, int], st
     return lax.slice(x_BHWC, (0, i, j, 0), end, (1, stride, stride, 1))
 
 
+def resolve(formulation: str, dtype: jnp.dtype) -> str:
+    """What `depthwise` takes here: on a CPU "auto" is "native" where that can be had, else "shift"; elsewhere "lax"."""
+    way = choose(formulation)
+    if native.serves(formulation, dtype):
+        return "native"
+    return "shift" if way == "native" else way
+
+
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, formulation: str) -> jax.Array:
     """Convolves each channel with its own kernel (Howard et al. 2017, equation 3).
 
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
-    gradients; "auto" is "shift" on a CPU, "lax" elsewhere. Channels that differ, or a kernel larger than the
-    padded input, are a ValueError.
+    gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types; "auto" is as
+    `resolve` says. Channels that differ, a kernel larger than the padded input, or "native" where it cannot be had,
+    are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
         raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
-    output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding)
-    if choose(formulation) == "shift":
+    size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding)
+    way = resolve(formulation, x_BHWC.dtype)
+    if way == "native":
+        shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
+        return native.depthwise(x_BHWC, kernel_KKC, native.Geometry(shapes, padding[0][0], padding[1][0], stride))
+    if way == "shift":
         return _shift(x_BHWC, kernel_KKC, stride, padding)
     return lax.conv_general_dilated(
         x_BHWC,
@@ -86,13 +99,17 @@ def _weighted_sum(terms: Iterable[tuple[int, int, jax.Array]], kernel_KKC: jax.A
     return reduce(jnp.add, products).astype(kernel_KKC.dtype)
 
 
+def _taps(x_BHWC, kernel, size, stride, padding):
+    """What the kernel's element (i, j) meets: [(i, j, x_BHWC)], each of the output's (H, W) `size`."""
+    padded_BHWC = pad(x_BHWC, padding)
+    return [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(kernel[0]) for j in range(kernel[1])]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    rows, columns, _ = kernel_KKC.shape
-    size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
-    padded_BHWC = pad(x_BHWC, padding)
-    taps = [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(rows) for j in range(columns)]
-    return _weighted_sum(taps, kernel_KKC)
+    kernel = kernel_KKC.shape[:2]
+    size = output_size(x_BHWC.shape[1:3], kernel, stride, padding)
+    return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding), kernel_KKC)
 
 
 def _forward(x_BHWC, kernel_KKC, stride, padding):
@@ -146,7 +163,17 @@ def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):
 
 
 def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel):
-    """Gradient to the kernel: a loop over image blocks and output rows, one sum per column of the kernel.
+    """Gradient to the kernel: in a loop where one core has the whole batch, else as a sum per tap."""
+    if shards("data") == 1 and jax.default_backend() == "cpu":
+        return _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel)
+    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding)
+    dtype = accumulator(x_BHWC.dtype)
+    sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
+    return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
+
+
+def _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel):
+    """A loop over image blocks and output rows, one sum per column of the kernel: nothing leaves the caches.
 
     A sum is [block, K, Wo, C]: the K input rows that meet an output row are neighbors, and go in at once.
     """

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose
+from mnet_jax.ops import accumulator, choose, shards
 
 Bound = float | jax.Array
 
@@ -24,9 +24,11 @@ def batch_norm_act(
     """Normalizes by the statistics of the batch, then clips to [low, high].
 
     Statistics are those of `group` consecutive samples, 0 = the whole batch, in float32 or wider; a batch
-    that `group` does not divide is a ValueError. The bounds may be traced; the gradient of the clip is
-    `(low < y) & (y < high)`, zero at the bounds as ReLU6 has it. Returns y_BHWC in x's type, then mean_C and
-    biased var_C, averaged over the groups; no gradient flows through those two.
+    that `group` does not divide is a ValueError, and so are a number of groups and one of data shards where neither
+    divides the other. Where no group lies on two shards, y_BHWC and the gradient to x need no communication.
+    The bounds may be traced; the gradient of the clip is `(low < y) & (y < high)`, zero at the bounds as ReLU6
+    has it. Returns y_BHWC in x's type, then mean_C and biased var_C, averaged over the groups; no gradient flows
+    through those two.
 
     "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient.
     """
@@ -34,7 +36,10 @@ def batch_norm_act(
     group = group or B
     if group < 0 or B % group:
         raise ValueError(f"norm group {group} does not divide the batch of {B}; 0 takes the whole batch")
-    x_GMC = x_BHWC.reshape(B // group, -1, C)
+    groups, data = B // group, shards("data")
+    if groups % data and data % groups:
+        raise ValueError(f"{groups} norm groups on {data} data shards: allowed are numbers that divide one another")
+    x_GMC = x_BHWC.reshape(groups, -1, C)
     low, high = (jnp.asarray(bound, accumulator(x_BHWC.dtype)) for bound in (low, high))
     norm = _plain if choose(formulation, accelerator="shift") == "lax" else _fused
     y_GMC, mean_G1C, var_G1C = norm(x_GMC, scale_C, bias_C, low, high, eps)
@@ -42,22 +47,23 @@ def batch_norm_act(
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
 
 
-def norm_act_inference(
-    x_BHWC: jax.Array,
-    scale_C: jax.Array,
-    bias_C: jax.Array,
-    mean_C: jax.Array,
-    var_C: jax.Array,
-    low: Bound,
-    high: Bound,
-    eps: float,
-) -> jax.Array:
-    """Normalizes by given statistics, as one multiply-add per element, then clips to [low, high]."""
-    dtype = accumulator(x_BHWC.dtype)
+def affine(
+    scale_C: jax.Array, bias_C: jax.Array, mean_C: jax.Array, var_C: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array]:
+    """(gain_C, shift_C) such that normalizing x by given statistics is x * gain + shift; in float32 or wider."""
+    dtype = accumulator(scale_C.dtype)
     scale_C, bias_C, mean_C, var_C = (v.astype(dtype) for v in (scale_C, bias_C, mean_C, var_C))
     gain_C = scale_C * lax.rsqrt(var_C + eps)
-    shift_C = bias_C - mean_C * gain_C
-    z_BHWC = x_BHWC.astype(dtype) * gain_C[None, None, None] + shift_C[None, None, None]
+    return gain_C, bias_C - mean_C * gain_C
+
+
+def affine_act(x_BHWC: jax.Array, gain_C: jax.Array | None, shift_C: jax.Array, low: Bound, high: Bound) -> jax.Array:
+    """x * gain + shift, clipped to [low, high], in x's type; `gain_C` None is 1: folded into what made x."""
+    dtype = accumulator(x_BHWC.dtype)
+    z_BHWC = x_BHWC.astype(dtype)
+    if gain_C is not None:
+        z_BHWC = z_BHWC * gain_C.astype(dtype)[None, None, None]
+    z_BHWC = z_BHWC + shift_C.astype(dtype)[None, None, None]
     return jnp.clip(z_BHWC, jnp.asarray(low, dtype), jnp.asarray(high, dtype)).astype(x_BHWC.dtype)
 
 

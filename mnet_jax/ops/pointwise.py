@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import choose
+from mnet_jax.ops import choose, shards
 from mnet_jax.ops.depthwise import Padding, output_size, pad, window
 
 
@@ -19,14 +19,19 @@ def dense_conv(x_BHWC: jax.Array, kernel_KKIO: jax.Array, stride: int, padding: 
     """Full KxK convolution.
 
     "lax" is XLA's; "shift" lays the taps side by side as channels and takes one matrix product; "auto" is
-    "shift" on a CPU, "lax" elsewhere. Channels that differ, or a kernel larger than the padded input, are a
-    ValueError.
+    "shift" on a CPU or with seeds on the mesh, "lax" elsewhere. Channels that differ, a kernel larger than the padded
+    input, or "lax" with seeds on the mesh, are a ValueError.
     """
     rows, columns, inputs, outputs = kernel_KKIO.shape
     if x_BHWC.shape[-1] != inputs:
         raise ValueError(f"input {x_BHWC.shape} and convolution kernel {kernel_KKIO.shape} differ in channels")
     size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
-    if choose(formulation) == "lax":
+    seeds = shards("seed")
+    if choose(formulation, accelerator="lax" if seeds == 1 else "shift") == "lax":
+        if seeds > 1:  # vmap makes of it one convolution of all seeds' channels
+            raise ValueError(
+                f"formulation='lax' with seeds on {seeds} devices: allowed are auto, shift; XLA would gather the seeds"
+            )
         return lax.conv_general_dilated(
             x_BHWC, kernel_KKIO, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )

@@ -1,0 +1,53 @@
+"""Does weight decay on MobileNetV1's depthwise filters hurt?
+
+Claim: it is important to put very little or no weight decay on the depthwise filters, since there are so few parameters
+in them (Howard et al. 2017, section 3.2; no figure).
+
+    python -m mnet_jax.main --config experiments/v1_depthwise_decay.py    # TIME_DIGITS
+
+Each pair of arms has the same decay on all other weights: the scale's own, and 100 times that, as a norm behind every
+filter undoes its scale and a short training hardly decays anything at the usual strength.
+
+MEASURED
+"""
+
+from mnet_jax import config
+
+TUNED_LR = {}
+
+
+def get_config(scale="digits"):
+    return config.at_scale(scale, "v1")
+
+
+def sweep(cfg):
+    arms = {
+        f"{word}@{factor}x": {
+            "optim.decay_depthwise": decayed,
+            "optim.weight_decay": factor * cfg.optim.weight_decay,
+        }
+        for factor in (1, 100)
+        for word, decayed in (("none", False), ("decayed", True))
+    }
+    return config.tuned(arms, TUNED_LR, cfg)
+
+
+claim = {
+    "text": "Depthwise filters are better off without weight decay.",
+    "source": "Howard et al. 2017, section 3.2",
+    "published": "no figure",
+    "metric": "accuracy",
+    "contrasts": (
+        config.greater("none@1x", "decayed@1x"),
+        config.greater("none@100x", "decayed@100x"),
+    ),
+    "grid": {
+        "x": "weight decay of all other weights, times the scale's own",
+        "y": "depthwise filters",
+        "cells": {
+            f"{word}@{factor}x": [factor, y]
+            for factor in (1, 100)
+            for word, y in (("none", "not decayed"), ("decayed", "decayed"))
+        },
+    },
+}

@@ -1,0 +1,38 @@
+"""Do label smoothing and strong distortions hurt a small network?
+
+Claim: small models have less trouble with overfitting, so MobileNetV1 is trained with less regularization: without
+label smoothing, with fewer image distortions (Howard et al. 2017, section 3.2; no figure).
+
+    python -m mnet_jax.main --config experiments/v1_regularization.py    # TIME_DIGITS
+
+Strong distortions are shifts three times as far as the scale's own.
+
+MEASURED
+"""
+
+from mnet_jax import config
+
+TUNED_LR = {}
+
+
+def get_config(scale="digits"):
+    cfg = config.at_scale(scale, "v1", only=("digits", "fashion_mnist", "cifar10_quick", "cifar10"))
+    return cfg
+
+
+def sweep(cfg):
+    arms = {
+        "plain": {},
+        "label_smoothing": {"train.label_smoothing": 0.1},
+        "distortions": {"data.shift": 3 * cfg.data.shift},
+    }
+    return config.tuned(arms, TUNED_LR, cfg)
+
+
+claim = {
+    "text": "A small network is better off with little regularization.",
+    "source": "Howard et al. 2017, section 3.2",
+    "published": "no figure",
+    "metric": "accuracy",
+    "contrasts": (config.greater("plain", "label_smoothing"), config.greater("plain", "distortions")),
+}

@@ -1,0 +1,59 @@
+"""Does the harm of a ReLU in MobileNetV2's bottleneck grow with depth?
+
+Claim: each non-linear bottleneck loses information (Sandler et al. 2018, section 3.2), so a deeper network should lose
+more: a prediction that the paper does not test.
+
+    python -m mnet_jax.main --config experiments/v2_bottleneck_depth_grid.py    # TIME_DIGITS
+
+The repeats of every stage are multiplied by 1/3, 2/3, 1 and 3/2, at least one; the narrowings stay.
+
+MEASURED
+"""
+
+from mnet_jax import config
+
+FACTORS = (1 / 3, 2 / 3, 1, 3 / 2)
+TUNED_LR = {}
+
+
+def get_config(scale="digits"):
+    cfg = config.at_scale(scale)
+    cfg.seeds = min(cfg.seeds, 5)
+    return cfg
+
+
+def networks(cfg):
+    """Number of blocks -> rows."""
+    rows = [
+        tuple((t, c, n if n == 1 else max(1, round(factor * n)), s) for t, c, n, s in config.rows(cfg))
+        for factor in FACTORS
+    ]
+    return {sum(n for _, _, n, _ in blocks): blocks for blocks in rows}
+
+
+def sweep(cfg):
+    arms = {
+        f"{act}@{depth}": {"model.blocks": blocks, "model.project_act": act}
+        for depth, blocks in networks(cfg).items()
+        for act in ("linear", "relu6")
+    }
+    return config.tuned(arms, TUNED_LR, cfg)
+
+
+def claim(cfg):
+    depths = list(networks(cfg))
+    return {
+        "text": "The deeper the network, the more ReLU6 bottlenecks harm it.",
+        "source": "Sandler et al. 2018, section 3.2",
+        "published": "no figure: a prediction of the argument",
+        "metric": "accuracy",
+        "contrasts": (
+            config.interaction([(f"linear@{depth}", f"relu6@{depth}") for depth in depths], depths),
+            config.greater(f"linear@{depths[-1]}", f"relu6@{depths[-1]}"),
+        ),
+        "grid": {
+            "x": "blocks",
+            "y": "activation",
+            "cells": {f"{act}@{depth}": [depth, act] for depth in depths for act in ("linear", "relu6")},
+        },
+    }

@@ -1,0 +1,47 @@
+"""Is ReLU6 more robust than ReLU in low precision?
+
+Claim: ReLU6 is used because of its robustness with low-precision computation (Sandler et al. 2018, section 3.3; also
+Howard et al. 2017's released code). The paper prints no comparison.
+
+    python -m mnet_jax.main --config experiments/v2_relu6_precision_grid.py    # TIME_DIGITS
+
+bfloat16 is that of convolutions and feature maps; 8 and 4 bits are simulated in training and evaluation (Jacob et al.
+2018): ReLU6 fixes the range of a feature map at [0, 6], ReLU leaves it to the largest value seen. Weights stay float32.
+
+MEASURED
+"""
+
+from mnet_jax import config
+
+PRECISIONS = {
+    "float32": {},
+    "bfloat16": {"model.dtype": "bfloat16"},
+    "8bit": {"model.act_bits": 8},
+    "4bit": {"model.act_bits": 4},
+}
+CELLS = {f"{act}@{precision}": [precision, act] for precision in PRECISIONS for act in ("relu6", "relu")}
+TUNED_LR = {}
+
+
+def get_config(scale="digits"):
+    cfg = config.at_scale(scale)
+    cfg.seeds = min(cfg.seeds, 5)
+    return cfg
+
+
+def sweep(cfg):
+    arms = {name: {"model.act": act, **PRECISIONS[precision]} for name, (precision, act) in CELLS.items()}
+    return config.tuned(arms, TUNED_LR, cfg)
+
+
+claim = {
+    "text": "ReLU6's lead over ReLU grows as precision falls.",
+    "source": "Sandler et al. 2018, section 3.3",
+    "published": "no figure",
+    "metric": "accuracy",
+    "contrasts": tuple(
+        config.interaction([("relu6@float32", "relu@float32"), (f"relu6@{low}", f"relu@{low}")], (0, 1))
+        for low in ("bfloat16", "8bit", "4bit")
+    ),
+    "grid": {"x": "precision", "y": "activation", "cells": CELLS},
+}

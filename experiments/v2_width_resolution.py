@@ -1,0 +1,66 @@
+"""What do MobileNetV2's width and resolution multipliers buy for each multiply-add?
+
+Claim: both multipliers trade accuracy smoothly for multiply-adds and parameters (Sandler et al. 2018, section 6.1,
+Figure 5: 22 points from 0.35 at 96 pixels, 45.5 %, to 1.4 at 224, 74.96 % ImageNet top-1).
+
+    python -m mnet_jax.main --config experiments/v2_width_resolution.py    # TIME_DIGITS
+
+The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al.
+2017, equation 7), so a slope is in points for each doubling of them.
+
+MEASURED
+"""
+
+import math
+
+from mnet_jax import config
+
+WIDTHS = (0.35, 0.5, 0.75, 1.0)
+RESOLUTIONS = {
+    "digits": (8, 12, 16),
+    "fashion_mnist": (14, 21, 28),
+    "cifar10_quick": (16, 24, 32),
+    "cifar10": (16, 24, 32),
+    "imagenet": (96, 128, 160, 192, 224),
+}
+TUNED_LR = {}
+
+
+def get_config(scale="digits"):
+    cfg = config.at_scale(scale, "v2")
+    cfg.seeds = min(cfg.seeds, 5)
+    return cfg
+
+
+def name(width, resolution):
+    return f"{width:g}@{resolution}"
+
+
+def sweep(cfg):
+    arms = {
+        name(width, resolution): {"model.width": width, "data.resolution": resolution}
+        for resolution in reversed(RESOLUTIONS[cfg.scale])
+        for width in reversed(WIDTHS)
+    }
+    return config.tuned(arms, TUNED_LR, cfg)
+
+
+def claim(cfg):
+    resolutions = RESOLUTIONS[cfg.scale]
+    by_resolution = {r: [name(width, r) for width in WIDTHS] for r in resolutions}
+    at_width_1 = [name(1, r) for r in resolutions]
+    return {
+        "text": "Accuracy grows with width and with resolution.",
+        "source": "Sandler et al. 2018, Figure 5",
+        "published": "60.3, 65.4, 69.8, 71.8 for widths .35 to 1 at 224; 60.3 to 71.8 for 96 to 224 at width 1",
+        "metric": "accuracy",
+        "contrasts": (
+            config.trend(by_resolution[resolutions[-1]], [2 * math.log2(width) for width in WIDTHS]),
+            config.trend(at_width_1, [2 * math.log2(r) for r in resolutions]),
+        ),
+        "curve": {
+            "x": "madds",
+            "points": {},
+            "series": {f"resolution {r}": arms for r, arms in by_resolution.items()},
+        },
+    }

@@ -1,0 +1,116 @@
+"""Where arrays lie: a mesh with the axes ("seed", "data"), and the processes of a job that spans several hosts.
+
+Runs are spread over the axis "seed"; where there are more devices than runs, the images of each batch over "data".
+Parameters are whole on every device of a run, so a step communicates gradients and BatchNorm's statistics only.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+RUNS = PartitionSpec("seed")
+BATCHES = PartitionSpec("seed", None, "data")
+EVERYWHERE = PartitionSpec()
+
+
+def mesh(runs: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices as ("seed", "data"): as many run groups as divide both runs and devices, the rest shares batches.
+
+    Raises ValueError where the batch does not divide by the devices that share it.
+    """
+    devices = jax.devices() if devices is None else devices
+    seeds = math.gcd(runs, len(devices))
+    shards = len(devices) // seeds
+    if batch_size % shards:
+        raise ValueError(
+            f"train.batch_size={batch_size} does not divide by the {shards} devices that share it "
+            f"({len(devices)} devices, {runs} runs a job); allowed: a multiple of {shards}"
+        )
+    return Mesh(np.asarray(devices).reshape(seeds, shards), ("seed", "data"), axis_types=(AxisType.Auto,) * 2)
+
+
+def put(mesh: Mesh, spec: PartitionSpec, array: Any) -> jax.Array:
+    """A host's array, which every process has, as one global array; each device takes its part."""
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda index: array[index])
+
+
+def fetch(tree: Any) -> Any:
+    """The whole of global arrays as NumPy's, on every process."""
+
+    def whole(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(whole, tree)
+
+
+# Several processes.
+
+
+def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    """Joins the processes of one job, where there are several; must run before JAX is used.
+
+    Without `arguments` (None) this happens where a launcher says that there are several: SLURM, Open MPI, TPU workers,
+    a Kubernetes job; with an empty list always, by what JAX finds out itself; with (HOST:PORT, processes, process)
+    as told. A process that is not heard of for 30 s ends all the others.
+
+    Raises ValueError for other arguments, and where the processes do not find one another within 5 minutes.
+    """
+    if arguments is None and not several(environ):
+        return
+    told: dict[str, Any] = {}
+    if arguments:
+        try:
+            address, processes, process = arguments
+            told = {"coordinator_address": address, "num_processes": int(processes), "process_id": int(process)}
+        except ValueError:
+            raise ValueError(
+                f"--distributed {' '.join(arguments)}; allowed: nothing (JAX asks the cluster), or "
+                "HOST:PORT PROCESSES PROCESS, such as node1:1234 4 0 for the first of four"
+            ) from None
+    try:
+        jax.distributed.initialize(**told, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the processes of this job did not find one another: {error}") from error
+
+
+def several(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher's variables speak of more than one process of this job."""
+    counts = (environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return (
+        any(count.isdigit() and int(count) > 1 for count in counts)
+        or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+        or ("JOB_COMPLETION_INDEX" in environ and "KUBERNETES_SERVICE_HOST" in environ)
+    )
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """The first process's value, on every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag stands on any process; every process must ask."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

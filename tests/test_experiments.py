@@ -1,0 +1,111 @@
+"""The shipped experiment files: every one has a plan at every scale it takes, and keeps what its docstring promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mnet_jax import config, sweep
+
+FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+PLANNED_ONLY = {"v1_baseline", "v2_baseline", "v1_comparison", "v2_comparison"}
+
+
+def scales(path):
+    """Those that the file's `get_config` takes."""
+
+    def takes(scale):
+        try:
+            return sweep.load(path).get_config(scale)
+        except ValueError:
+            return None
+
+    return [scale for scale in config.SCALES if takes(scale)]
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """A plan needs sizes, not images; zeros stand for data sets that are not here."""
+    shapes = {"fashion_mnist": ((28, 28, 1), 60_000, 10_000, 10), "cifar10": ((32, 32, 3), 50_000, 10_000, 10)}
+    for name, shape in shapes.items():
+        monkeypatch.setitem(sweep_sources().PLANNED, name, shape)
+    sweep_sources().outline.cache_clear()
+    yield
+    sweep_sources().outline.cache_clear()
+
+
+def sweep_sources():
+    from mnet_jax.data import sources
+
+    return sources
+
+
+CASES = [(path, scale) for path in FILES for scale in scales(path)]
+
+
+@pytest.mark.parametrize(("path", "scale"), CASES, ids=[f"{path.stem}-{scale}" for path, scale in CASES])
+def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
+    if scale == "imagenet":  # Many large networks: their costs are counted in the slow test below.
+        monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
+    plan = sweep.plan(sweep.load(path), scale, {}, "train", "")
+    assert_kept(plan)
+
+
+def assert_kept(plan):
+    """Its arms of equal cost have it within 2 % of the first; what it draws are its arms."""
+    arms = {arm.name: arm for arm in plan.arms}
+    for reference, *others in plan.claim.get("equal_madds", ()):
+        for other in others:
+            if arms[other].cost:
+                assert arms[other].cost["madds"] == pytest.approx(arms[reference].cost["madds"], rel=0.02), other
+    grid, curve = plan.claim.get("grid", {}), plan.claim.get("curve", {})
+    drawn = [*grid.get("cells", ()), *curve.get("points", ()), *plan.claim.get("printed", ())]
+    drawn += [arm for series in curve.get("series", {}).values() for arm in series]
+    assert set(drawn) <= arms.keys()
+    assert all(len(place) == 2 for place in grid.get("cells", {}).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in FILES if "imagenet" in scales(path)], ids=lambda path: path.stem)
+def test_every_plan_of_imagenet_is_counted(path):
+    plan = sweep.plan(sweep.load(path), "imagenet", {}, "train", "")
+    assert all(arm.cost["madds"] > 0 for arm in plan.arms)
+    assert_kept(plan)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstrings_have_their_parts(path):
+    doc = sweep.load(path).doc
+    title, *_ = doc.split("\n")
+    assert title.endswith(("?", "."))
+    command = rf"python -m mnet_jax\.main --config experiments/{path.stem}\.py"
+    for part in (r"\n\nClaim: ", r"\d{4}", command, r"\nMeasured"):
+        assert re.search(part, doc), part
+    assert path.stem in PLANNED_ONLY or re.search(command + r".*# .*\d+ (seconds|minutes?|min)", doc)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_claims_say_what_is_printed_and_where(path):
+    experiment = sweep.load(path)
+    for scale in scales(path):
+        claim = experiment.claim
+        claim = claim(experiment.get_config(scale)) if callable(claim) else claim
+        assert {"text", "source", "published", "metric", "contrasts"} <= set(claim)
+        assert claim["contrasts"] or path.stem.endswith("_baseline")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
+    """A rate under a misspelt name would not be used, and nobody would notice."""
+    monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
+    experiment = sweep.load(path)
+    for scale, rates in experiment.sweep.__globals__.get("TUNED_LR", {}).items():
+        plan = sweep.plan(experiment, scale, {}, "train", "")
+        lrs = {arm.name: arm.lr for arm in plan.arms}
+        assert {name: lrs.get(name) for name in rates} == rates
+
+
+def test_a_scale_that_makes_no_sense_is_refused_with_the_allowed_ones(experiments):
+    experiment = sweep.load(experiments / "v1_comparison.py")
+    with pytest.raises(ValueError, match=r"no scale 'digits'; allowed: imagenet$"):
+        sweep.plan(experiment, "digits", {}, "train", "")
