@@ -24,6 +24,7 @@ ALLOWED = {
     "checkpoint": set(),
     "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
     "inputs": {"data", "sharding"},
+    "scaling": {"step", "sharding"},
     "train": {
         "analysis",
         "inputs",
