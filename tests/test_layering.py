@@ -24,11 +24,12 @@ ALLOWED = {
     "checkpoint": set(),
     "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
     "train": {"analysis", "step", "sweep", "checkpoint", "optim", "data", "models", "ops", "tasks", "sharding"},
+    "budget": {"sweep", "train"},
     "runtime": set(),
     "workers": set(),
-    "report": {"figures"},
+    "report": {"figures", "analysis"},
     "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
-    "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
+    "main": {"budget", "runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""

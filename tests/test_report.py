@@ -16,7 +16,6 @@ from scipy import stats as scipy_stats
 
 from mnet_jax import figures, report, results, stats
 from mnet_jax.report import pictures, words
-from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
@@ -247,7 +246,7 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", CHANCE["accuracy"])
+    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", results.CHANCE["accuracy"])
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -524,7 +523,7 @@ def test_drawing_leaves_matplotlib_as_it_was():
 
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
-        figures.svg(figures.seeds({"a": [1.0, 2.0]}, "accuracy"))
+        figures.svg(figures.seeds({"a": (stats.estimate([1.0, 2.0]), [1.0, 2.0])}, "accuracy"))
         assert dict(matplotlib.rcParams) == before
 
 
