@@ -448,16 +448,21 @@ def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def _legend(figure: "Figure", panels: Any, most: int) -> None:
-    """Above the axes, each label once, in as many columns as there is room for; the figure grows with it."""
+    """Above the axes, labels once each, where there are several, in as many columns as there is room for.
+
+    The figure grows with it.
+    """
     once = {}
     for axes in np.ravel(panels):
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             once.setdefault(label, handle)
     names = list(once)
+    if len(names) < 2:
+        return
     columns = min(most, 4, len(names))
     while columns > 1 and 40 * columns + 5.5 * sum(map(len, _longest(names, columns))) > 72 * WIDTH:
         columns -= 1
-    rows = -(-len(names) // max(columns, 1))
+    rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
     look = {"fontsize": 10, "frameon": False, "labelcolor": INK}
     figure.legend(once.values(), names, loc="outside upper left", ncols=columns, **look)

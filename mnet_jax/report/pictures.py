@@ -223,10 +223,8 @@ def _profile(workdir: Path, summary: Summary) -> Picture | None:
     runs = {arm: found for arm, found in runs.items() if not summary.sweep.arm(arm).twin_of}
     if not runs:
         return None
-    caption = (
-        "Positive channels after each expansion: means over runs, bands from the least to the most positive pixel. "
-    )
-    caption += "Above the dotted line an expansion can be inverted (Sandler et al. 2018, Figure 7)."
+    caption = "Positive channels after each expansion: means over runs; bands go from the least to the most positive "
+    caption += "pixel. Above the dotted line an expansion can be inverted (Sandler et al. 2018, Figure 7)."
     return Picture("Active channels", figures.layer_profile(runs, analysis.published()), caption)
 
 
