@@ -102,10 +102,10 @@ def test_several_files_are_trained_and_one_index_leads_to_all(tmp_path):
     assert "twin-digits" not in (runs / "index.html").read_text()
 
 
-def test_seeds_are_added_until_the_interval_is_narrow(swept, tmp_path):
+def test_seeds_are_added_until_the_interval_is_narrow(tmp_path):
     """Two of each arm leave it wide, seeds_max is 3; the same command again trains nothing."""
-    write(tmp_path)
-    more = ("--workers", "1", "--config.seeds_until=0.001", "--config.seeds_max=3")
+    write(tmp_path, EXPERIMENT.replace('"metric": "accuracy"', '"metric": "nll"'))
+    more = ("--workers", "1", "--config.seeds_until=0.000001", "--config.seeds_max=3")
     done = door(tmp_path, *more)
     assert done.returncode == 0, done.stderr
     workdir = tmp_path / "runs" / "tiny-digits"
