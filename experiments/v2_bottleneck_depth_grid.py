@@ -13,7 +13,7 @@ MEASURED
 from mnet_jax import config
 
 FACTORS = (1 / 3, 2 / 3, 1, 3 / 2)
-TUNED_LR = {}
+TUNED_LR = {"digits": 0.3}  # of linear and ReLU6 bottlenecks alike, by v2_linear_bottleneck's tuning
 
 
 def get_config(scale="digits"):

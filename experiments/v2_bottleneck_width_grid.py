@@ -16,7 +16,7 @@ import math
 from mnet_jax import config
 
 FACTORS = (0.5, 1, 2, 3)
-TUNED_LR = {}
+TUNED_LR = {"digits": 0.3}  # of linear and ReLU6 bottlenecks alike, by v2_linear_bottleneck's tuning
 
 
 def get_config(scale="digits"):

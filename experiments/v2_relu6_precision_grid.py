@@ -20,7 +20,7 @@ PRECISIONS = {
     "4bit": {"model.act_bits": 4},
 }
 CELLS = {f"{act}@{precision}": [precision, act] for precision in PRECISIONS for act in ("relu6", "relu")}
-TUNED_LR = {}
+TUNED_LR = {"digits": 0.3}  # of linear and ReLU6 bottlenecks alike, by v2_linear_bottleneck's tuning
 
 
 def get_config(scale="digits"):

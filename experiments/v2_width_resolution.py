@@ -23,7 +23,7 @@ RESOLUTIONS = {
     "cifar10": (16, 24, 32),
     "imagenet": (96, 128, 160, 192, 224),
 }
-TUNED_LR = {}
+TUNED_LR = {"digits": 0.3}  # of linear and ReLU6 bottlenecks alike, by v2_linear_bottleneck's tuning
 
 
 def get_config(scale="digits"):

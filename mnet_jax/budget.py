@@ -78,20 +78,24 @@ def measure(plan: Sweep, job: Job) -> Pace:
     with tempfile.TemporaryDirectory() as folder:
         clock = train.Clock()
         training = train.Training(Path(folder), plan, job, clock)
+        own, first, most = training.inputs.window(0)
 
         def seconds(count: int) -> float:
             begin = time.perf_counter()
-            inputs = (training.state, training.knobs, *training.images, training.order_STB)
-            training.state, sums = training.program.train(*inputs, jnp.int32(0), jnp.int32(count))
+            inputs = (training.state, training.knobs, training.inputs.shared, own)
+            training.state, sums = training.program.train(*inputs, jnp.int32(first), jnp.int32(count))
             jax.block_until_ready(sums)
             return time.perf_counter() - begin
 
         seconds(1)
-        count = min(training.per_epoch, max(1, int(1.0 / seconds(1))))
+        count = min(most, max(1, int(1.0 / seconds(1))))
         step = seconds(count) / count
-        epochs = training.cfg.train.epochs
-        evaluated = -(-epochs // training.cfg.train.eval_every) * training.held_out[0].shape[1]
-        return Pace(clock.seconds["compile"], step * (training.steps + evaluated / 3))
+        training.inputs.close()
+        for log in training.logs:
+            log.close()
+        epochs, every = training.cfg.train.epochs, training.cfg.train.eval_every
+        batches = -(-len(training.inputs.splits[0].test) // training.cfg.train.batch_size)
+        return Pace(clock.seconds["compile"], step * (training.steps + -(-epochs // every) * batches / 3))
 
 
 def read(workdirs: Sequence[Path]) -> dict[str, Pace]:

@@ -294,12 +294,16 @@ def interaction(
 
 
 def tuned(
-    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float]], config: ConfigDict
+    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float] | float], config: ConfigDict
 ) -> Iterator[dict[str, Any]]:
-    """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's."""
+    """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's.
+
+    A number in the place of the arms' rates is that of all.
+    """
     of_scale = rates.get(config.scale, {})
     for name, overrides in arms.items():
-        yield {"name": name, **overrides, "optim.lr": of_scale.get(name, config.optim.lr)}
+        lr = of_scale.get(name, config.optim.lr) if isinstance(of_scale, Mapping) else of_scale
+        yield {"name": name, **overrides, "optim.lr": lr}
 
 
 def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:

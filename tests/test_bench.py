@@ -1,7 +1,6 @@
 """Benchmarks at toy size: what is counted and divided, and contenders that fail."""
 
 import json
-import math
 import sys
 from dataclasses import asdict
 
@@ -80,7 +79,7 @@ def test_contenders_that_fail_do_not_stop_the_others(tmp_path, capsys):
         "",
     ]
     assert [times[work].seconds for work in works] == [[], [], [], [], [2.0, 2.0]]
-    assert times["works"].again > 0
+    assert times["works"].again is not None
     assert "test: round 2 of 2" in capsys.readouterr().err
 
 
@@ -127,7 +126,7 @@ def test_every_part():
     assert steps.tables[0].title == "Training step at tiny"
     assert steps.tables[-1].rows[0][0] == "tiny"
     assert 0 < steps.bars["tiny"]["mnet_jax"].low <= steps.bars["tiny"]["plain NNX"].high
-    assert not math.isnan(steps.raw["tiny"]["mnet_jax"]["again"])
+    assert steps.raw["tiny"]["mnet_jax"]["again"] > 0
     infer = inference.measure(QUICK, REGIMES)
     assert {"mnet_jax", "plain NNX"} <= infer.bars["tiny"].keys()
     kernels = ops.measure(QUICK, batch=2, of=[ops.Shape(4, 3, 1), ops.Shape(5, 3, 2)])
@@ -158,7 +157,7 @@ def test_the_door_writes_tables_rounds_and_a_picture(tmp_path, monkeypatch, caps
     door.main(["--part", "step", "--regime", "ti", "--out", str(tmp_path)])
     assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
     written = json.loads((tmp_path / "step.json").read_text())
-    assert written["times"]["tiny"]["other"] == json.loads(json.dumps(asdict(times["other"])))
+    assert written["times"]["tiny"]["other"] == asdict(times["other"])
     assert list(written["times"]) == ["tiny"]
     assert "jax" in written["versions"]
     assert "<svg" in (tmp_path / "step.svg").read_text()

@@ -94,7 +94,7 @@ def test_a_loop_over_steps_for_several_seeds_equals_single_runs(stride):
         return x - 0.1 * dx, k - 0.1 * dk
 
     def train(x, k):
-        return lax.fori_loop(0, 3, lambda _, xk: step(*xk, "native"), (x, k))
+        return lax.fori_loop(0, 3, lambda _, xk: step(xk[0], xk[1], "native"), (x, k))
 
     with jax.enable_x64(True):
         x, k = normal(0, 2, 3, 2, 7, 6, 5, dtype="float64"), normal(1, 2, 3, 3, 3, 5, dtype="float64")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import stats
+from mnet_jax import config, stats
 
 
 def by_seed(values):
@@ -235,6 +235,19 @@ def test_trend_is_a_test_of_least_squares_slopes(rng):
     assert falls.p == pytest.approx(scipy_stats.ttest_1samp(slopes, 0).pvalue)
     assert (falls.outcome, rises.outcome) == ("supported", "contradicted")
     assert "error falls from a to c" in falls.sentence
+
+
+def test_interaction_is_the_trend_of_the_pairs_leads(rng):
+    levels = (5, 4, 5, 4.5, 5, 5)
+    values = {arm: by_seed(rng.normal(level, 0.1, 6)) for arm, level in zip("abcdef", levels, strict=True)}
+    contrast = config.interaction([("a", "b"), ("c", "d"), ("e", "f")], (1, 2, 4), sign=-1)
+    (found,) = stats.verdicts(claim(contrast, metric="error"), values)
+    leads = {x: stats.paired(values[one], values[two]) for x, (one, two) in zip("xyz", ("ab", "cd", "ef"), strict=True)}
+    (expected,) = stats.verdicts(claim(trend("x", "y", "z", sign=-1), metric="error"), leads)
+    assert found.difference.mean == pytest.approx(expected.difference.mean)
+    assert found.p == pytest.approx(expected.p)
+    assert found.outcome == "supported"
+    assert "the lead of a over b shrinks towards e over f, slope -0.281 [" in found.sentence
 
 
 def test_trend_needs_a_seed_in_every_arm(rng):

@@ -47,7 +47,7 @@ def train(devices, steps=30, seeds=(0,), dtype=np.float64, **overrides):
     order = sharding.put(mesh, sharding.BATCHES, np.stack(orders))
     losses = []
     for number in range(steps):
-        state, sums = program.train(state, knobs, images, labels, order, np.int32(number), np.int32(1))
+        state, sums = program.train(state, knobs, (images, labels), (order,), np.int32(number), np.int32(1))
         losses.append(np.asarray(sums["loss"]))
     parts = {name: sharding.fetch(state[name]) for name in ("params", "batch_stats", "opt")}
     return np.stack(losses), parts

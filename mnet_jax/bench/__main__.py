@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show(name: str, result: Result, args: argparse.Namespace) -> None:
     text = "\n".join(table.markdown() for table in result.tables)
-    print(text, flush=True)
+    print(text, end="", flush=True)
     if args.out is None:
         return
     args.out.mkdir(parents=True, exist_ok=True)

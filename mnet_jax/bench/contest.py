@@ -5,7 +5,6 @@ A contender that is not installed, fails, or takes too long gets a row that says
 
 import contextlib
 import json
-import math
 import os
 import select
 import statistics
@@ -59,11 +58,11 @@ class Settings(NamedTuple):
 class Times:
     """Of one entrant: seconds from the start of its process to the first finished call, and of a call in each round.
 
-    `again` is as `first`, of a second process.
+    `again` is as `first`, of a second process. None where it was not measured.
     """
 
-    first: float = float("nan")
-    again: float = float("nan")
+    first: float | None = None
+    again: float | None = None
     seconds: list[float] = field(default_factory=list)
     failed: str = ""
 
@@ -109,10 +108,10 @@ def contest(
                     processes[key] = stack.enter_context(started(entrant, settings, scratch))
                 processes[name] = processes[key]
                 processes[key].turn(entrant.item, 1, settings.start_limit)
-                times[name].first = time.perf_counter() - processes[key].began
+                first = times[name].first = time.perf_counter() - processes[key].began
                 once = processes[key].turn(entrant.item, 1, settings.turn_limit)
                 calls[name] = max(1, round(settings.turn / max(once, 1e-9)))
-                say(f"{title}: {name}: first call after {times[name].first:.1f} s, then {once:.4g} s")
+                say(f"{title}: {name}: first call after {first:.1f} s, then {once:.4g} s")
             except Failed as reason:
                 times[name].failed = str(reason)
                 say(f"{title}: {name}: {reason}")
@@ -178,7 +177,7 @@ class Process:
         self.send({"item": item, "calls": calls})
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], limit)[0]:
-            self.close()
+            self.process.kill()
             raise Failed(f"no answer within {limit:g} s")
         line = self.process.stdout.readline()
         if not line:
@@ -194,6 +193,9 @@ class Process:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()  # pyrefly: ignore[missing-attribute]
 
 
 @contextlib.contextmanager
@@ -235,7 +237,12 @@ class Result:
     unit: str = "ms"
 
 
+def start(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}"
+
+
 def raw(times: Mapping[str, Times]) -> dict[str, Any]:
+    """As JSON holds them."""
     return {name: asdict(entry) for name, entry in times.items()}
 
 
@@ -254,7 +261,6 @@ def compare(title: str, times: Mapping[str, Times], images: int) -> tuple[Table,
         if ours.seconds and entry is not ours:
             factor = ratio(entry, ours)
             slower = (f"{factor.median:.2f}", f"{factor.low:.2f} - {factor.high:.2f}")
-        second = "" if math.isnan(entry.again) else f"{entry.again:.1f}"
-        rows.append((*cells, *slower, f"{entry.first:.1f}", second))
+        rows.append((*cells, *slower, start(entry.first), start(entry.again)))
     bars = {name: spread([1e3 * s for s in entry.seconds]) for name, entry in times.items() if entry.seconds}
     return Table(title, header, rows), bars

@@ -55,7 +55,7 @@ def network(name: str, settings: Settings, resolution: int | None, batch: int, f
             f"{rate:,.0f}",
             f"{rate * counted.madds / 1e9:.1f}",
         )
-        rows.append((size, *cells, f"{entry.first:.1f}"))
+        rows.append((size, *cells, contest.start(entry.first)))
     header = ("", "ms", "min - max", "images/s", "GMAdds/s", "first call (s)")
     title = f"{name} on {resolution} x {resolution}: {counted.madds:,} MAdds, {counted.params_trainable:,} parameters"
     return Result([Table(title, header, rows)], contest.raw(times))

@@ -54,7 +54,7 @@ def train_ours(task: Mapping[str, Any]) -> dict[str, Run]:
         nonlocal state
         while calls:
             count = min(calls, STEPS)
-            state, _ = program.train(state, knobs_S, *data, order_STB, np.int32(0), np.int32(count))
+            state, _ = program.train(state, knobs_S, data, (order_STB,), np.int32(0), np.int32(count))
             calls -= count
         jax.block_until_ready(state)
 
@@ -62,7 +62,7 @@ def train_ours(task: Mapping[str, Any]) -> dict[str, Run]:
 
 
 STEPS = 50
-"""Of a call of the program, as `train.CHUNK_STEPS`."""
+"""Of a call of the program, as `inputs.CHUNK_STEPS`."""
 
 
 def infer_ours(task: Mapping[str, Any]) -> dict[str, Run]:

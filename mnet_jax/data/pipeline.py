@@ -48,9 +48,9 @@ class Feed:
         self.skipped = 0
         self._orders: dict[int, np.ndarray] = {}
 
-    def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches of this host's rows, from step `first_step` on, without end."""
-        return self._ahead(self.batch, first_step, 1 << 40)
+    def batches(self, first_step: int = 0, stop: int = 1 << 40) -> Iterator[Batch]:
+        """The batches of the steps from `first_step` up to `stop`, this host's rows."""
+        return self._ahead(self.batch, first_step, stop)
 
     def held_out(self) -> Iterator[Batch]:
         """Every held-out image once, over all hosts; rows beyond the last one are black and have "mask" 0."""

@@ -95,7 +95,7 @@ def _whole(store: stored.Store, again: bool) -> bool:
 def _install(root: Path, name: str, build: Callable[[Path], None]) -> stored.Store:
     """Builds in a folder beside, measures there, and only then moves the result to its place."""
     work = root / f".preparing-{name.replace('/', '-')}"
-    for stale in work.glob("**/*.incomplete*"):
+    for stale in work.glob("**/incomplete.*"):
         shutil.rmtree(stale, ignore_errors=True)
     build(work)
     store = stored.find(work / name, name)
@@ -136,7 +136,7 @@ def _shrink(large: stored.Store, work: Path, short_side: int) -> None:
     tfds = _tfds()
     image = tfds.features.Image(shape=(None, None, large.channels), encoding_format="jpeg")
 
-    with tfds.core.registered.skip_registering():
+    with tfds.core.registered.skip_registration():
 
         class Shrunk(tfds.core.GeneratorBasedBuilder):
             name = large.name.replace("/", "_")
@@ -158,7 +158,7 @@ def _shrink(large: stored.Store, work: Path, short_side: int) -> None:
             def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 def shrunk(index: int) -> tuple[bytes, int]:
                     data, label = large.read(split, index)
-                    return _jpeg(data, large.channels, short_side), label
+                    return smaller(data, large.channels, short_side), label
 
                 for index, (data, label) in enumerate(_parallel(shrunk, large.sizes[split])):
                     yield index, {"image": io.BytesIO(data), "label": label}
@@ -167,7 +167,7 @@ def _shrink(large: stored.Store, work: Path, short_side: int) -> None:
     Shrunk(data_dir=work, file_format="array_record").download_and_prepare(download_config=options)
 
 
-def _jpeg(data: bytes, channels: int, short_side: int) -> bytes:
+def smaller(data: bytes, channels: int, short_side: int) -> bytes:
     """The image as JPEG with this short side; one that is no larger, or cannot be read, stays as it is."""
     from PIL import Image
 

@@ -73,13 +73,14 @@ class Tfds:
         info = builder.info
         self.path, self.name, self.version = path, info.full_name.rsplit("/", 1)[0], str(info.version)
         keys = info.supervised_keys or ()
-        kinds = [type(info.features.get(key)).__name__ for key in keys]
+        kinds = [type(info.features[key]).__name__ for key in keys]
         if kinds != ["Image", "ClassLabel"]:
             raise ValueError(f"{path} holds {info.features}; allowed: images with one label each (supervised_keys)")
         self._image, self._label = map(str, keys)
         self.class_names = tuple(info.features[self._label].names)
         self.channels = info.features[self._image].shape[-1] or 3
-        decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True), {self._image: tfds.decode.SkipDecoding()})
+        pictures = [key for key, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {key: tfds.decode.SkipDecoding() for key in pictures}
         self._sources = {split: builder.as_data_source(split, decoders=decoders) for split in info.splits}
         self.sizes = {split: len(source) for split, source in self._sources.items()}
 
@@ -143,12 +144,12 @@ def read_facts(store: Store) -> tuple[Facts, dict[str, np.ndarray]] | None:
         raw = json.loads(path.read_text())
         tuples = {key: tuple(raw[key]) for key in ("class_names", "shape", "mean", "std")}
         facts = Facts(**raw | tuples)
+        if facts.sizes != dict(store.sizes):
+            raise ValueError(f"{dict(store.sizes)} images are there, {facts.sizes} were measured")
         labels = {split: np.load(store.path / f"labels-{split}.npy") for split in facts.sizes}
         for split, labels_N in labels.items():
             if digest(labels_N) != facts.labels[split]:
                 raise ValueError(f"labels-{split}.npy is not the file that was measured")
-        if facts.sizes != dict(store.sizes):
-            raise ValueError(f"{dict(store.sizes)} images are there, {facts.sizes} were measured")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be used: {error}; measure again: {command(store.name)} --again") from error
     return facts, labels

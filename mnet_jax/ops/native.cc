@@ -2,8 +2,8 @@
 // Images are NHWC, kernels HWC, float32 or float64; the axes that vmap adds come first.
 //
 // A row is computed in blocks of up to MAX_BLOCK columns. A block holds one vector of channels per column in
-// registers and goes through the taps of the kernel, so that each result is stored once and nothing is padded:
-// a tap that falls outside counts as zero.
+// registers and goes through the taps of the kernel, so that each result is stored once. Nothing is padded: what
+// falls outside counts as zero.
 
 #include <algorithm>
 #include <atomic>
@@ -77,60 +77,97 @@ int lanes(int64_t channels) {
   return n < 4 ? 1 : n;
 }
 
-// One tap of the kernel in a block. Column q takes the input at source + q * Block::jump if lo <= q < hi, else zero.
-// `kernel` is the tap's weights, or, in the gradient to the kernel, where its sums are kept.
-template <class T>
-struct Tap {
-  const T* source;
-  T* kernel;
-  int64_t lo, hi;
+// Up to MAX_BLOCK neighboring columns of a row, and the columns of the kernel that they meet; the same for all rows.
+struct Block {
+  struct Tap {
+    int64_t source, kernel;  // where the block's first input, and the tap's weights, are in their rows
+    int64_t lo, hi;          // the block's columns that find their input inside
+  };
+  int64_t begin;
+  int columns;
+  bool edge;  // some input is outside
+  std::vector<Tap> taps;
 };
 
-// Columns of a row, the q-th at row + q * row_jump.
+// The blocks of a row of `columns` columns; column q takes tap (j, first) from the source's column q * step + first.
+std::vector<Block> cut(int64_t columns, const std::vector<std::pair<int64_t, int64_t>>& taps, int64_t step,
+                       int64_t width, int64_t C, int64_t kernel_jump) {
+  const int64_t count = ceil_div(columns, MAX_BLOCK);
+  std::vector<Block> blocks;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = columns * i / count, size = columns * (i + 1) / count - begin;
+    Block block{begin, static_cast<int>(size), false, {}};
+    for (const auto& [j, offset] : taps) {
+      const int64_t first = begin * step + offset;
+      const int64_t lo = first < 0 ? ceil_div(-first, step) : 0, hi = first < width ? ceil_div(width - first, step) : 0;
+      block.edge |= lo > 0 || hi < size;
+      block.taps.push_back({first * C, j * kernel_jump, lo, hi});
+    }
+    blocks.push_back(std::move(block));
+  }
+  return blocks;
+}
+
+// A source row and the row of the kernel that meets it; in the gradient to the kernel, that row's sums.
 template <class T>
-struct Block {
-  const Tap<T>* taps;
-  int count;
+struct Line {
+  const T* source;
+  T* kernel;
+};
+
+// A row, its columns row_jump apart, with the lines that it meets; their inputs are `jump` apart.
+template <class T>
+struct Row {
+  std::vector<Line<T>> lines;
   int64_t jump, channels;
-  T* row;
+  T* start;
   int64_t row_jump;
 };
 
 template <class T, int N, bool EDGE>
-inline typename Vector<T, N>::type input(const Tap<T>& tap, int64_t jump, int64_t c, int q) {
+inline typename Vector<T, N>::type input(const T* source, int64_t jump, const Block::Tap& tap, int q) {
   if (EDGE && (q < tap.lo || q >= tap.hi)) return typename Vector<T, N>::type{};
-  return Vector<T, N>::load(tap.source + c + q * jump);
+  return Vector<T, N>::load(source + q * jump);
 }
 
 // row = sum over taps of input * kernel.
 template <class T, int N, int Q, bool EDGE>
-void convolve(const Block<T>& block) {
+void convolve(const Row<T>& row, const Block& block) {
   using V = Vector<T, N>;
-  const auto [taps, count, jump, channels, row, row_jump] = block;
+  const int64_t jump = row.jump, row_jump = row.row_jump, channels = row.channels;
   for (int64_t at = 0; at < channels; at += N) {
     const int64_t c = std::min(at, channels - N);  // the last vector repeats channels of the one before
     typename V::type sums[Q] = {};
-    for (int t = 0; t < count; ++t) {
-      const auto kernel = V::load(taps[t].kernel + c);
-      for (int q = 0; q < Q; ++q) sums[q] += input<T, N, EDGE>(taps[t], jump, c, q) * kernel;
+    for (const Line<T>& line : row.lines) {
+      for (const Block::Tap& tap : block.taps) {
+        const T* source = line.source + tap.source + c;
+        const auto kernel = V::load(line.kernel + tap.kernel + c);
+        for (int q = 0; q < Q; ++q) sums[q] += input<T, N, EDGE>(source, jump, tap, q) * kernel;
+      }
     }
-    for (int q = 0; q < Q; ++q) V::store(row + c + q * row_jump, sums[q]);
+    T* to = row.start + block.begin * row_jump + c;
+    for (int q = 0; q < Q; ++q) V::store(to + q * row_jump, sums[q]);
   }
 }
 
 // kernel += sum over columns of input * row. The last vector's sums stand behind the others: see `add_parts`.
 template <class T, int N, int Q, bool EDGE>
-void correlate(const Block<T>& block) {
+void correlate(const Row<T>& row, const Block& block) {
   using V = Vector<T, N>;
-  const auto [taps, count, jump, channels, row, row_jump] = block;
+  const int64_t jump = row.jump, row_jump = row.row_jump, channels = row.channels;
   for (int64_t at = 0; at < channels; at += N) {
     const int64_t c = std::min(at, channels - N);
+    const T* from = row.start + block.begin * row_jump + c;
     typename V::type dy[Q];
-    for (int q = 0; q < Q; ++q) dy[q] = V::load(row + c + q * row_jump);
-    for (int t = 0; t < count; ++t) {
-      typename V::type sum = {};
-      for (int q = 0; q < Q; ++q) sum += input<T, N, EDGE>(taps[t], jump, c, q) * dy[q];
-      V::store(taps[t].kernel + at, V::load(taps[t].kernel + at) + sum);
+    for (int q = 0; q < Q; ++q) dy[q] = V::load(from + q * row_jump);
+    for (const Line<T>& line : row.lines) {
+      for (const Block::Tap& tap : block.taps) {
+        const T* source = line.source + tap.source + c;
+        T* kernel = line.kernel + tap.kernel + at;
+        typename V::type sum = {};
+        for (int q = 0; q < Q; ++q) sum += input<T, N, EDGE>(source, jump, tap, q) * dy[q];
+        V::store(kernel, V::load(kernel) + sum);
+      }
     }
   }
 }
@@ -138,60 +175,25 @@ void correlate(const Block<T>& block) {
 enum Operation { CONVOLVE, CORRELATE };
 
 template <class T, int N, int... Q>
-void run_block(Operation operation, bool edge, int columns, const Block<T>& block, std::integer_sequence<int, Q...>) {
-  static constexpr void (*functions[2][2][MAX_BLOCK])(const Block<T>&) = {
+void run_row(Operation operation, const Row<T>& row, const std::vector<Block>& blocks,
+             std::integer_sequence<int, Q...>) {
+  static constexpr void (*functions[2][2][MAX_BLOCK])(const Row<T>&, const Block&) = {
       {{convolve<T, N, Q + 1, false>...}, {convolve<T, N, Q + 1, true>...}},
       {{correlate<T, N, Q + 1, false>...}, {correlate<T, N, Q + 1, true>...}}};
-  functions[operation][edge][columns - 1](block);
+  for (const Block& block : blocks) functions[operation][block.edge][block.columns - 1](row, block);
 }
 
 template <class T>
-void run_block(Operation operation, bool edge, int columns, const Block<T>& block) {
-  constexpr auto blocks = std::make_integer_sequence<int, MAX_BLOCK>();
+void run_row(Operation operation, const Row<T>& row, const std::vector<Block>& blocks) {
+  constexpr auto columns = std::make_integer_sequence<int, MAX_BLOCK>();
   constexpr int widest = VECTOR_BYTES / sizeof(T);
-  switch (lanes<T>(block.channels)) {
-    case 16: return run_block<T, std::min(16, widest)>(operation, edge, columns, block, blocks);
-    case 8: return run_block<T, std::min(8, widest)>(operation, edge, columns, block, blocks);
-    case 4: return run_block<T, std::min(4, widest)>(operation, edge, columns, block, blocks);
-    default: return run_block<T, 1>(operation, edge, columns, block, blocks);
+  switch (lanes<T>(row.channels)) {
+    case 16: return run_row<T, std::min(16, widest)>(operation, row, blocks, columns);
+    case 8: return run_row<T, std::min(8, widest)>(operation, row, blocks, columns);
+    case 4: return run_row<T, std::min(4, widest)>(operation, row, blocks, columns);
+    default: return run_row<T, 1>(operation, row, blocks, columns);
   }
 }
-
-// One tap in a row: column q takes column q * step + first of the `width` columns of a source row.
-template <class T>
-struct RowTap {
-  const T* source;
-  T* kernel;
-  int64_t first;
-};
-
-// A row of `columns` columns, which lie `row_step` apart: all of them, or those of one phase of a stride.
-template <class T>
-struct Row {
-  std::vector<RowTap<T>> taps;
-  int64_t step, width, C, channels;
-  T* row;
-  int64_t row_step, columns;
-
-  void run(Operation operation, std::vector<Tap<T>>& block_taps) const {
-    block_taps.resize(taps.size());
-    const int64_t blocks = ceil_div(columns, MAX_BLOCK);
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t begin = columns * i / blocks, end = columns * (i + 1) / blocks;
-      bool edge = false;
-      for (size_t t = 0; t < taps.size(); ++t) {
-        const int64_t first = begin * step + taps[t].first;
-        const int64_t lo = first < 0 ? ceil_div(-first, step) : 0;
-        const int64_t hi = first < width ? ceil_div(width - first, step) : 0;
-        edge |= lo > 0 || hi < end - begin;
-        block_taps[t] = {taps[t].source + first * C, taps[t].kernel, lo, hi};
-      }
-      const Block<T> block{block_taps.data(), static_cast<int>(taps.size()), step * C,
-                           channels,          row + begin * row_step * C,    row_step * C};
-      run_block(operation, edge, end - begin, block);
-    }
-  }
-};
 
 // Images, or kernels: B of them, over all leading axes.
 struct Shape {
@@ -223,27 +225,28 @@ void convolution(ffi::ThreadPool& pool, const T* source, Shape from, T* kernels,
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
   const int64_t band = std::max<int64_t>(1, UNIT / (to.W * kernel.H * kernel.W * chunks.size));
   const int64_t phases = transposed ? stride : 1, step = transposed ? 1 : stride;
+  std::vector<std::vector<Block>> blocks;
+  for (int64_t phase = 0; phase < std::min(phases, to.W); ++phase) {
+    std::vector<std::pair<int64_t, int64_t>> taps;
+    for (int64_t j = (phase + left) % phases; j < kernel.W; j += phases)
+      taps.push_back({j, transposed ? (phase + left - j) / stride : j - left});
+    blocks.push_back(cut(ceil_div(to.W - phase, phases), taps, step, from.W, C, C));
+  }
   run_units(pool, ceil_div(rows, band) * chunks.count, [&](int64_t unit) {
     const int64_t c = unit % chunks.count * chunks.size, first = unit / chunks.count * band;
-    std::vector<Tap<T>> block_taps;
-    Row<T> row{{}, step, from.W, C, std::min(chunks.size, C - c), nullptr, phases, 0};
+    Row<T> row{{}, step * C, std::min(chunks.size, C - c), nullptr, phases * C};
     for (int64_t n = first; n < std::min(rows, first + band); ++n) {
       const int64_t image = n / to.H, r = n % to.H;
       T* weights = kernels + image / images * kernel.H * kernel.W * C + c;
-      for (int64_t phase = 0; phase < std::min(phases, to.W); ++phase) {
-        row.taps.clear();
-        for (int64_t i = 0; i < kernel.H; ++i) {
-          const int64_t at = transposed ? r + top - i : r * stride + i - top, o = at / phases;
-          if (at < 0 || at % phases || o >= from.H) continue;
-          const T* source_row = source + (image * from.H + o) * from.W * C + c;
-          for (int64_t j = (phase + left) % phases; j < kernel.W; j += phases) {
-            const int64_t first_column = transposed ? (phase + left - j) / stride : j - left;
-            row.taps.push_back({source_row, weights + (i * kernel.W + j) * C, first_column});
-          }
-        }
-        row.row = result + (n * to.W + phase) * C + c;
-        row.columns = ceil_div(to.W - phase, phases);
-        row.run(CONVOLVE, block_taps);
+      row.lines.clear();
+      for (int64_t i = 0; i < kernel.H; ++i) {
+        const int64_t at = transposed ? r + top - i : r * stride + i - top, o = at / phases;
+        if (at >= 0 && at % phases == 0 && o < from.H)
+          row.lines.push_back({source + (image * from.H + o) * from.W * C + c, weights + i * kernel.W * C});
+      }
+      for (size_t phase = 0; phase < blocks.size(); ++phase) {
+        row.start = result + (n * to.W + phase) * C + c;
+        run_row(CONVOLVE, row, blocks[phase]);
       }
     }
   });
@@ -270,25 +273,25 @@ void kernel_gradient(ffi::ThreadPool& pool, const T* x, Shape from, T* dy, Shape
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
   const int64_t sums_C = chunks.size * chunks.count, part_jump = taps * sums_C;
   const std::unique_ptr<T[]> sums(new T[kernel.B * parts * part_jump]);
+  std::vector<std::pair<int64_t, int64_t>> columns;
+  for (int64_t j = 0; j < kernel.W; ++j) columns.push_back({j, j - left});
+  const auto blocks = cut(to.W, columns, stride, from.W, C, sums_C);
   run_units(pool, kernel.B * parts * chunks.count, [&](int64_t unit) {
     const int64_t c = unit % chunks.count * chunks.size, part = unit / chunks.count;
     T* own = sums.get() + part * part_jump + c;
     for (int64_t tap = 0; tap < taps; ++tap) std::fill_n(own + tap * sums_C, chunks.size, T(0));
-    std::vector<Tap<T>> block_taps;
-    Row<T> row{{}, stride, from.W, C, std::min(chunks.size, C - c), nullptr, 1, to.W};
-    const int64_t before = part / parts * rows, first = rows * (part % parts) / parts;
-    for (int64_t n = before + first; n < before + rows * (part % parts + 1) / parts; ++n) {
+    Row<T> row{{}, stride * C, std::min(chunks.size, C - c), nullptr, C};
+    const int64_t seed = part / parts, p = part % parts;
+    for (int64_t n = seed * rows + rows * p / parts; n < seed * rows + rows * (p + 1) / parts; ++n) {
       const int64_t image = n / to.H, r = n % to.H;
-      row.taps.clear();
+      row.lines.clear();
       for (int64_t i = 0; i < kernel.H; ++i) {
         const int64_t at = r * stride + i - top;
-        if (at < 0 || at >= from.H) continue;
-        const T* source_row = x + (image * from.H + at) * from.W * C + c;
-        for (int64_t j = 0; j < kernel.W; ++j)
-          row.taps.push_back({source_row, own + (i * kernel.W + j) * sums_C, j - left});
+        if (at >= 0 && at < from.H)
+          row.lines.push_back({x + (image * from.H + at) * from.W * C + c, own + i * kernel.W * sums_C});
       }
-      row.row = dy + n * to.W * C + c;
-      row.run(CORRELATE, block_taps);
+      row.start = dy + n * to.W * C + c;
+      run_row(CORRELATE, row, blocks);
     }
   });
   for (int64_t tap = 0; tap < kernel.B * taps; ++tap) {

@@ -11,7 +11,7 @@ from typing import Any
 
 from mnet_jax import results, stats
 
-PHASES = ("start", "compile", "steps", "evaluation", "writing")
+PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
 
 SETTINGS = (
     "model.name",
