@@ -46,6 +46,10 @@ KNOBS: Mapping[str, Knob] = {
     "scale": Knob("", "the scale whose setting this is; '' = none"),
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
+    "seeds_until": Knob(
+        0.0, "more seeds until every primary 95 % interval is as narrow, in points; 0 = off", NONNEGATIVE
+    ),
+    "seeds_max": Knob(100, "and no more than these", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
     "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
@@ -197,6 +201,11 @@ def override(config: ConfigDict, overrides: Mapping[str, Any], where: str = "con
 def check(config: ConfigDict, where: str = "config") -> None:
     """Refuses impossible values and combinations with a ValueError that shows what came and what is allowed."""
     flat = {name: _coerce(name, value, where) for name, value in flatten(config).items()}
+    if flat["seeds_until"] and not 2 <= flat["seeds"] <= flat["seeds_max"]:
+        raise ValueError(
+            f"{where}: seeds={flat['seeds']} and seeds_max={flat['seeds_max']}; with seeds_until allowed: at least 2, "
+            "for they give the spread, and at most seeds_max"
+        )
     batch, group = flat["train.batch_size"], flat["model.norm.group"]
     if flat["task"] == "classification":
         for knob in (f"model.{key}" for key in unused(flat["model.name"])):

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,7 +126,7 @@ def learning_curves(accuracy: Curves, train_loss: Curves) -> "Figure":
     if lowest > 0:
         right.set_yscale("log")
         right.set_ylim(bottom=lowest / 1.5)
-    _legend(figure, [left], len(accuracy))
+    _legend(figure, left, len(accuracy))
     return figure
 
 
@@ -172,7 +172,7 @@ def forest(rows: Sequence[Against], label: str) -> "Figure":
     axes.axvline(0, color=INK, linewidth=1)
     _name_rows(axes, [row.arm for row in rows])
     axes.set_xlabel(label)
-    _legend(figure, [axes], 3)
+    _legend(figure, axes, 3)
     return figure
 
 
@@ -195,7 +195,7 @@ def accuracy_vs_cost(points: Sequence[Cost], label: str, paper: Sequence[Cost] =
             axes.set_title(COSTS[kind], loc="left")
         _fit_values(panels[0], [point.value for point in of])
         panels[0].set_ylabel(label if of is points else "the paper's, %")
-    _legend(figure, np.ravel(grid), 4)
+    _legend(figure, grid, 4)
     return figure
 
 
@@ -299,7 +299,7 @@ def log_linear(lines: Sequence[Line], label: str, x_label: str, paper: Sequence[
         panels[2].set_title("the paper's, %", loc="left")
         panels[2].set_xlabel(x_label)
         _doublings(panels[2], x, *stats.log_line(x, y))
-    _legend(figure, [left], 4)
+    _legend(figure, left, 4)
     return figure
 
 
@@ -352,13 +352,12 @@ def grid(
     return figure
 
 
-def seeds(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
+def seeds(values: Mapping[str, tuple[stats.Estimate, Sequence[float]]], label: str) -> "Figure":
     """Every run of every arm, the seeds of an arm from top to bottom, with mean and 95 % t-interval."""
     figure, axes = _subplots(WIDTH, 0.9 + 0.5 * len(values))
-    for y, of_seed in enumerate(values.values()):
+    for y, (found, of_seed) in enumerate(values.values()):
         heights = y + np.linspace(-0.25, 0.25, len(of_seed)) if len(of_seed) > 1 else [y]
         axes.plot(of_seed, heights, "o", color=PALETTE[0], alpha=0.55, markersize=4.5, markeredgewidth=0)
-        found = stats.estimate(of_seed)
         error = [[found.mean - found.low], [found.high - found.mean]]
         axes.errorbar(found.mean, y, xerr=error, fmt="|", color=INK, markersize=16, capsize=3)
     _name_rows(axes, list(values))
@@ -398,7 +397,7 @@ def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figur
         _name_rows(axes, list(networks))
         axes.set_title(title, loc="left")
         axes.set_xlim(0, 100)
-    _legend(figure, [panels[0]], len(kinds))
+    _legend(figure, panels[0], len(kinds))
     return figure
 
 
@@ -448,17 +447,22 @@ def _name_rows(axes: "Axes", names: Sequence[str]) -> None:
     axes.grid(False, axis="y")
 
 
-def _legend(figure: "Figure", panels: Iterable["Axes"], most: int) -> None:
-    """Above the axes, each label once, in as many columns as there is room for; the figure grows with it."""
+def _legend(figure: "Figure", panels: Any, most: int) -> None:
+    """Above the axes, labels once each, where there are several, in as many columns as there is room for.
+
+    The figure grows with it.
+    """
     once = {}
-    for axes in panels:
+    for axes in np.ravel(panels):
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             once.setdefault(label, handle)
     names = list(once)
+    if len(names) < 2:
+        return
     columns = min(most, 4, len(names))
     while columns > 1 and 40 * columns + 5.5 * sum(map(len, _longest(names, columns))) > 72 * WIDTH:
         columns -= 1
-    rows = -(-len(names) // max(columns, 1))
+    rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
     look = {"fontsize": 10, "frameon": False, "labelcolor": INK}
     figure.legend(once.values(), names, loc="outside upper left", ncols=columns, **look)

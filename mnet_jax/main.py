@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         choices=("train", "plan", "tune", "report"),
         default="train",
-        help="train: run what is missing, then report (default). plan: show arms, runs and cost. tune: find each arm's "
+        help="train: run what is missing, then report (default). plan: show arms, runs, cost and time, of which "
+        "some steps are run for up to half a minute. tune: find each arm's "
         "learning rate on other seeds. report: only from what is there",
     )
     door.add_argument("--workdir", nargs="+", action="extend", default=[], metavar="DIR", help="default OUT/NAME-SCALE")
@@ -111,6 +112,11 @@ def main(arguments: Sequence[str]) -> int:
         logging.getLogger(noisy).setLevel(level)  # what Orbax reports as an error it also raises
     if workers.PARENT in os.environ:
         runtime.start()
+        if flags.mode == "plan":
+            from mnet_jax import budget
+
+            budget.calibrate([Path(workdir) for workdir in flags.workdir])
+            return 0
         return work([Path(workdir) for workdir in flags.workdir])
     if flags.workers is not None and flags.workers < 1:
         raise ValueError(f"--workers {flags.workers}; allowed: 1 or more")
@@ -135,11 +141,32 @@ def main(arguments: Sequence[str]) -> int:
         sharding.start(flags.distributed)
     plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
     if flags.mode == "plan":
-        from mnet_jax import sweep
-
-        print("\n\n".join(map(sweep.describe, plans.values())))
-        return 0
+        return show(plans, flags.workers)
     return train(plans, flags.workers, flags.out)
+
+
+def show(plans: Mapping[Path, "Sweep"], number: int | None) -> int:
+    """Prints the plans, and then how long they will take."""
+    import tempfile
+
+    from mnet_jax import budget, results, sweep
+
+    print("\n\n".join(map(sweep.describe, plans.values())), flush=True)
+    trained = list(filter(budget.trains, plans.values()))
+    if not trained:
+        return 0
+    sampled = budget.samples(trained)
+    with tempfile.TemporaryDirectory() as folder:
+        workdirs = [Path(folder) / str(number) for number in range(len(sampled))]
+        for workdir, sample in zip(workdirs, sampled, strict=True):
+            results.write_sweep(workdir, sample)
+        pins = worker_pins(number, sum(len(plan.jobs) for plan in trained))
+        if len(pins) > 1:
+            workers.run(workdirs, pins, mode="plan")
+        else:
+            budget.calibrate(workdirs)
+        print(budget.describe(trained, sampled, budget.read(workdirs), max(1, len(pins))))
+    return 0
 
 
 def experiment_files(pattern: str) -> list[tuple[Path, str]]:
@@ -191,31 +218,21 @@ def work(workdirs: Sequence[Path]) -> int:
 
 
 def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -> int:
-    """Trains what is missing, in this process or in one a core, and reports."""
-    import jax
-
+    """Trains what is missing, and the seeds that `seeds_until` then asks for; reports."""
     from mnet_jax import sharding, sweep
 
-    if sharding.is_first():
-        for workdir, plan in plans.items():
-            sweep.write(workdir, plan)
-    sharding.agree(0)  # the others wait for what they are about to read
+    while True:
+        if sharding.is_first():
+            plans = {workdir: sweep.widened(workdir, plan) for workdir, plan in plans.items()}
+            for workdir, plan in plans.items():
+                sweep.write(workdir, plan)
+        sharding.agree(0)  # the others wait for what they are about to read
+        status, failures = train_missing(plans, number)
+        more = not (status or failures) and any(sweep.widened(*item) != item[1] for item in plans.items())
+        if not sharding.agree(more):
+            break
     if not sharding.is_first():
-        return work(list(plans))
-    left = {workdir: len(jobs) for workdir, plan in plans.items() if (jobs := sweep.left(workdir, plan))}
-    several = jax.process_count() > 1
-    cores = workers.cores() if jax.default_backend() == "cpu" and not several else []
-    if number and number > 1 and not cores:
-        raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
-    most = len(cores) if number is None else number
-    pins = [cores[index % len(cores)] for index in range(most) if cores][: sum(left.values())]
-    status, failures = 0, []
-    if left or several:
-        with workers.progress(plans):
-            if len(pins) > 1:
-                status, failures = workers.run(list(left), pins, _hang_seconds(plans))
-            else:
-                status = work(list(plans if several else left))
+        return status
     reported = report(list(plans), out)
     for line in failures:
         logging.error(line)
@@ -224,6 +241,36 @@ def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -
         jobs = sum(len(plan.jobs) for plan in plans.values())
         logging.info("%d of %d jobs are left; the same command goes on", rest, jobs)
     return 1 if rest and failures else status if rest else reported
+
+
+def train_missing(plans: Mapping[Path, "Sweep"], number: int | None) -> tuple[int, list[str]]:
+    """In this process or in one a core; returns the exit status and a line for each worker that failed."""
+    import jax
+
+    from mnet_jax import sharding, sweep
+
+    if not sharding.is_first():
+        return work(list(plans)), []
+    left = {workdir: len(jobs) for workdir, plan in plans.items() if (jobs := sweep.left(workdir, plan))}
+    several = jax.process_count() > 1
+    pins = worker_pins(number, sum(left.values()))
+    if not left and not several:
+        return 0, []
+    with workers.progress(plans):
+        if len(pins) > 1:
+            return workers.run(list(left), pins, _hang_seconds(plans))
+        return work(list(plans if several else left)), []
+
+
+def worker_pins(number: int | None, jobs: int) -> list[int]:
+    """The core of each worker process; none where this process is to do the work itself, on an accelerator."""
+    import jax
+
+    cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    if number and number > 1 and not cores:
+        raise ValueError(f"--workers {number}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
+    most = len(cores) if number is None else number
+    return [cores[index % len(cores)] for index in range(most) if cores][:jobs]
 
 
 def _hang_seconds(plans: Mapping[Path, "Sweep"]) -> float:

@@ -14,8 +14,9 @@ A workdir holds::
 """
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,22 @@ def write_row(workdir: Path, row: dict[str, Any]) -> None:
 def read_rows(workdir: Path, runs: Iterable[Run]) -> list[dict[str, Any]]:
     """The rows of the runs that are finished, in the order of the plan."""
     return [read_json(run_dir(workdir, run.name) / "result.json") for run in runs if is_done(workdir, run.name)]
+
+
+CHANCE: Mapping[str, Callable[[int], float]] = {
+    "accuracy": lambda classes: 1 / classes,
+    "top5_accuracy": lambda classes: 5 / classes,
+    "nll": math.log,
+}
+"""What a diverged run counts as, by the number of classes."""
+
+
+def counted(row: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a row as they count: a diverged run is at chance level."""
+    metrics = dict(row["metrics"])
+    if row["diverged_at"] is not None:
+        metrics |= {name: chance(row["classes"]) for name, chance in CHANCE.items() if name in metrics}
+    return metrics
 
 
 def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:

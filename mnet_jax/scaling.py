@@ -37,7 +37,7 @@ class Need(NamedTuple):
 
 
 def compiled(cfg: Any, shape: tuple[int, int, int], runs: int, devices: Sequence[jax.Device]) -> Need:
-    """Compiles a step for images of this (H, W, C) and reads what it needs; ValueError where the batch does not divide."""
+    """What a step on images of this (H, W, C) needs, by compiling it; ValueError where the batch does not divide."""
     batch = cfg.train.batch_size
     mesh = sharding.mesh(runs, batch, devices)
     program = step.build(cfg, runs, (0.5,) * shape[-1], (0.25,) * shape[-1], 1, mesh)

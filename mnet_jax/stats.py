@@ -140,8 +140,8 @@ def _below(value: Estimate | Difference, mean: float) -> float:
 def seeds_for_width(claim: Mapping[str, Any], values: Mapping[str, Values], width: float) -> int:
     """How many seeds make every primary 95 % interval at most this wide, given the values of the pilot (Stein 1945).
 
-    `values` as for `verdicts`, of the pilot's seeds alone; `width`, high minus low, is in what is printed; of a trend
-    it is that of the rise over all of x.
+    `values` are as for `verdicts`, of the pilot's seeds alone. The width, high minus low, is in what is printed; of a
+    trend it is that of the rise over all of x.
     """
     pilot = min((len(of_seed) for of_seed in values.values()), default=0)
     seeds = pilot

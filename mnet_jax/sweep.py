@@ -7,12 +7,12 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnet_jax import config, results
+from mnet_jax import config, results, stats
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Run, Sweep
 
@@ -85,17 +85,6 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
     programs = {name: program(arm_config(config.flatten(base), arm)) for name, arm in arms.items()}
     if base.task == "classification":
         arms = _with_costs(arms, programs, base, where)
-    queues: dict[str, list[Run]] = {}
-    for seed in seeds:
-        for name in arms:
-            queues.setdefault(programs[name], []).append(Run(f"{name}-s{seed}", name, seed))
-    size = base.runs_per_job
-    batches = [
-        (digest, tuple(runs[first : first + size]))
-        for digest, runs in queues.items()
-        for first in range(0, len(runs), size)
-    ]
-    batches.sort(key=lambda batch: batch[1][0].seed)  # all arms advance together, so a partial report compares
     return Sweep(
         experiment=experiment.name,
         scale=scale,
@@ -105,8 +94,43 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
         config=_jsonable(config.flatten(base)),
         claim=claim,
         arms=tuple(arms.values()),
-        jobs=tuple(Job(_job_name(runs), digest, runs) for digest, runs in batches),
+        jobs=_jobs(programs, seeds, base.runs_per_job),
     )
+
+
+def _jobs(programs: Mapping[str, str], seeds: Iterable[int], size: int) -> tuple[Job, ...]:
+    """Arm -> program becomes jobs of up to `size` runs of one program."""
+    queues: dict[str, list[Run]] = {}
+    for seed in seeds:
+        for name, digest in programs.items():
+            queues.setdefault(digest, []).append(Run(f"{name}-s{seed}", name, seed))
+    batches = [
+        (digest, tuple(runs[first : first + size]))
+        for digest, runs in queues.items()
+        for first in range(0, len(runs), size)
+    ]
+    batches.sort(key=lambda batch: batch[1][0].seed)  # all arms advance together, so a partial report compares
+    return tuple(Job(_job_name(runs), digest, runs) for digest, runs in batches)
+
+
+def widened(workdir: Path, sweep: Sweep) -> Sweep:
+    """The plan with the seeds that `seeds_until` asks for, once the first `seeds` of every arm are done.
+
+    Their spread alone decides how many there are (`stats.seeds_for_width`), so the same rows give the same plan.
+    """
+    first, width = sweep.config["seeds"], sweep.config["seeds_until"]
+    jobs = tuple(job for job in sweep.jobs if all(run.seed < first for run in job.runs))
+    pilot = replace(sweep, jobs=jobs)
+    if not width or sweep.mode == "tune" or not sweep.claim.get("contrasts") or left(workdir, pilot):
+        return sweep
+    claim = {"metric": "accuracy", **sweep.claim}
+    values: dict[str, dict[int, float]] = {arm.name: {} for arm in sweep.arms}
+    for row in results.read_rows(workdir, pilot.runs):
+        values[row["arm"]][row["seed"]] = results.counted(row)[claim["metric"]]
+    seeds = min(stats.seeds_for_width(claim, values, width), sweep.config["seeds_max"])
+    of_arm = {run.arm: job.program for job in jobs for run in job.runs}
+    programs = {arm.name: of_arm[arm.name] for arm in sweep.arms}
+    return replace(pilot, jobs=jobs + _jobs(programs, range(first, seeds), sweep.config["runs_per_job"]))
 
 
 def arm_config(base: Mapping[str, Any], arm: Arm) -> Any:
@@ -244,7 +268,9 @@ def write(workdir: Path, sweep: Sweep) -> None:
     check_locks(workdir)
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = ("seeds", "tune.seeds", *config.HOW)
+        free = {"seeds", "seeds_max", "tune.seeds", *config.HOW}
+        if sweep.config["seeds_until"]:  # the spread of the first seeds decides, so which they are cannot change
+            free.remove("seeds")
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()
@@ -360,6 +386,9 @@ def describe(sweep: Sweep) -> str:
             )
         changes = ", ".join(f"{key}={value}" for key, value in arm.overrides.items()) or "the base config"
         lines.append(f"  {arm.name:<{width}}  {facts}  ({changes})")
+    if sweep.config["seeds_until"] and sweep.mode != "tune":
+        width, most = sweep.config["seeds_until"], sweep.config["seeds_max"]
+        lines.append(f"\nmore seeds, up to {most}, until every primary 95 % interval is at most {width:g} wide")
     lines.append(
         f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs"
     )

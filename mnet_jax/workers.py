@@ -59,7 +59,9 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def run(workdirs: Sequence[Path], pins: Sequence[int], hang_seconds: float = 0) -> tuple[int, list[str]]:
+def run(
+    workdirs: Sequence[Path], pins: Sequence[int], hang_seconds: float = 0, mode: str = "train"
+) -> tuple[int, list[str]]:
     """Starts a worker on the workdirs once a core of `pins`, waits, passes a stop on to all.
 
     Logs are in the first workdir. A worker without progress for `hang_seconds` (0 = any time) is killed, which frees
@@ -72,7 +74,7 @@ def run(workdirs: Sequence[Path], pins: Sequence[int], hang_seconds: float = 0) 
         for number, core in enumerate(pins):
             with open(logs / f"worker-{number}.log", "w") as log:
                 worker = subprocess.Popen(
-                    [sys.executable, "-m", "mnet_jax.main", "--workdir", *map(str, workdirs)],
+                    [sys.executable, "-m", "mnet_jax.main", "--mode", mode, "--workdir", *map(str, workdirs)],
                     env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

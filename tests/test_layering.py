@@ -38,11 +38,12 @@ ALLOWED = {
         "tasks",
         "sharding",
     },
+    "budget": {"sweep", "train"},
     "runtime": set(),
     "workers": set(),
-    "report": {"figures"},
+    "report": {"figures", "analysis"},
     "bench": {"runtime", "workers", "step", "data", "models", "ops", "sharding", "cost", "figures"},
-    "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
+    "main": {"budget", "runtime", "sweep", "workers", "train", "report", "scaling", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""

@@ -102,11 +102,30 @@ def test_several_files_are_trained_and_one_index_leads_to_all(tmp_path):
     assert "twin-digits" not in (runs / "index.html").read_text()
 
 
+def test_seeds_are_added_until_the_interval_is_narrow(tmp_path):
+    """Two of each arm leave it wide, seeds_max is 3; the same command again trains nothing."""
+    write(tmp_path, EXPERIMENT.replace('"metric": "accuracy"', '"metric": "nll"'))
+    more = ("--workers", "1", "--config.seeds_until=0.000001", "--config.seeds_max=3")
+    done = door(tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    workdir = tmp_path / "runs" / "tiny-digits"
+    rows = comparable_rows(workdir)
+    assert [row["seed"] for row in rows if row["arm"] == "relu6"] == [0, 1, 2]
+    page = " ".join((workdir / "report.md").read_text().split())
+    assert "The number of seeds, 3, followed from the width" in page
+    assert "the spread of the first 2, not from p" in page
+    assert "seeds: 2, then as many as their spread asked for" in page
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("result.json")}
+    assert door(tmp_path, *more).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("result.json")} == before
+
+
 def test_plan_writes_nothing(swept, tmp_path):
     write(tmp_path)
-    done = door(tmp_path, "--mode", "plan", "--config.seeds=5")
+    done = door(tmp_path, "--mode", "plan", "--config.seeds=5", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "10 runs in 10 jobs of 1 programs" in done.stdout
+    assert re.search(r"tiny:digits  about \d+ \w+, 1 at a time \(every program timed\)", done.stdout)
     assert not (tmp_path / "runs").exists()
 
 

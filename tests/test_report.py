@@ -16,7 +16,6 @@ from scipy import stats as scipy_stats
 
 from mnet_jax import figures, report, results, stats
 from mnet_jax.report import pictures, words
-from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
@@ -247,7 +246,7 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", CHANCE["accuracy"])
+    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", results.CHANCE["accuracy"])
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -524,7 +523,7 @@ def test_drawing_leaves_matplotlib_as_it_was():
 
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
-        figures.svg(figures.seeds({"a": [1.0, 2.0]}, "accuracy"))
+        figures.svg(figures.seeds({"a": (stats.estimate([1.0, 2.0]), [1.0, 2.0])}, "accuracy"))
         assert dict(matplotlib.rcParams) == before
 
 
@@ -557,7 +556,8 @@ def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
     for page in (index, every, report.index_text([first, second])):
         for shown in (points, "v2_linear_bottleneck", "v1_baseline", "supported", "7 of 12 runs"):
             assert shown in page
-    assert {link for link in Page(index).loads if link} == {"../a/report.html", "../b/report.html"}
+    linked = {link for link in Page(index).loads if not link.startswith("#")}
+    assert linked == {"../a/report.html", "../b/report.html"}
     assert all(f'id="{link[1:]}"' in every for link in Page(every).loads)
     assert "+0.62" in index
     assert "Sandler et al. 2018, Figure 6a: 71.05 against 70.43" in index
@@ -650,3 +650,28 @@ def test_many_metrics_leave_the_terminal_to_the_first(tmp_path):
     assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in " ".join(text.split())
     for page in (markdown, html):
         assert "6.10 [5.85, 6.35]" in page
+
+
+def test_the_page_says_that_the_seeds_followed_from_the_width(tmp_path):
+    """Intervals everywhere are of the spread of the first four."""
+    changed = {**CONFIG, "seeds": 4, "seeds_until": 0.5, "seeds_max": 12}
+    rows = write_workdir(tmp_path, make_sweep(*THREE, config=changed))
+    summary, *pages = rendered(tmp_path)
+    d = paired(rows, "relu", "linear")
+    half = scipy_stats.t.ppf(0.975, 3) * d[:4].std(ddof=1) / math.sqrt(12)
+    for page in pages:
+        words_of = " ".join(page.replace("│", " ").split())
+        assert "The number of seeds, 12, followed from the width" in words_of
+        assert "4, then as many as their spread asked for" in words_of
+        assert f"{d.mean():+.2f} [{d.mean() - half:+.2f}, {d.mean() + half:+.2f}]" in words_of
+    assert summary.baseline.estimate("accuracy").degrees == 3
+
+
+def test_active_channels_are_drawn_where_runs_left_them(tmp_path):
+    layers = {"block": 1, "channels": 8, "threshold": 4, "min": 2, "mean": 5, "max": 7, "std": 1, "above": 0.5}
+    arrays = {f"{state}/{name}": np.full(3, value) for state in ("initial", "active") for name, value in layers.items()}
+    write_workdir(tmp_path, make_sweep(*THREE[:2], seeds=range(2)))
+    for run in ("linear-s0", "linear-s1", "relu6-s0"):
+        results.write_arrays(tmp_path, run, arrays)
+    (picture,) = (p for p in report.draw(tmp_path, report.summarize(tmp_path)) if p.title == "Active channels")
+    assert "positive channels (%)" in picture.svg

@@ -305,3 +305,120 @@ def test_equivalence_at_its_margin_errs_5_times_in_100(rng, wrong):
         for values in rng.normal(0.5, 0.5, (TRIALS, 30))
     ]
     assert judged.count(wrong) / TRIALS == pytest.approx(0.05, abs=BOUND)
+
+
+# Seeds until an interval is narrow enough.
+
+
+def width(value):
+    return value.high - value.low
+
+
+def test_the_pilots_spread_gives_interval_and_test(rng):
+    """By hand: mean of all ten, sd of the first four, t of 3 degrees of freedom."""
+    a, b = rng.normal(1, 1, (2, 10))
+    found, d = stats.difference(by_seed(a), by_seed(b), pilot=4), a - b
+    sd = d[:4].std(ddof=1)
+    half = scipy_stats.t.ppf(0.975, 3) * sd / math.sqrt(10)
+    assert (found.n, found.degrees) == (10, 3)
+    assert (found.mean, found.sd, width(found) / 2) == pytest.approx((d.mean(), sd, half))
+    assert found.p == pytest.approx(2 * scipy_stats.t.sf(abs(d.mean()) / sd * math.sqrt(10), 3))
+    assert stats.power(found.findable, sd, 10, degrees=3) == pytest.approx(0.8)
+    assert stats.difference(by_seed(a[:4]), by_seed(b[:4]), pilot=4) == stats.difference(by_seed(a[:4]), by_seed(b[:4]))
+
+
+def test_a_pilot_without_spread_does_not_make_the_rest_certain():
+    values = [1.0, 1.0, 1.0, 0.0, 2.0, -4.0]
+    assert stats.estimate(values, pilot=3) == stats.estimate(values)
+
+
+@pytest.mark.parametrize("kind", ["greater", "trend"])
+def test_the_seeds_asked_for_make_the_interval_narrow(rng, kind):
+    """Of a trend, the rise from the first x to the last."""
+    arms = {name: by_seed(values) for name, values in zip("abc", rng.normal(0.9, 0.01, (3, 100)), strict=True)}
+    contrast, span = (greater("a", "b"), 1) if kind == "greater" else (trend("a", "b", "c"), 3)
+    first = {name: {seed: of_seed[seed] for seed in range(6)} for name, of_seed in arms.items()}
+    n = stats.seeds_for_width(claim(contrast), first, 1.5)
+    assert n > 6
+
+    def of(n):
+        values = {name: {seed: of_seed[seed] for seed in range(n)} for name, of_seed in arms.items()}
+        return stats.verdicts({**claim(contrast), "pilot": 6}, values)[0]
+
+    assert span * width(of(n).difference) <= 1.5 < span * width(of(n - 1).difference)
+    assert f"The number of seeds, {n}, followed from the width" in of(n).sentence
+    assert "spread of the first 6" in of(n).sentence
+    assert stats.seeds_for_width(claim(contrast), first, 1000) == 6
+
+
+@pytest.mark.parametrize("target", [1.0, 1.5, 2.5])
+@pytest.mark.parametrize("pilot", [3, 5, 12])
+def test_stopping_on_width_covers_the_truth_95_times_in_100(rng, pilot, target):
+    """Stein's interval does; the ordinary one of as many seeds does not, where the width decides."""
+    trials, contrasts, differences = 1000, claim(greater("a", "b"), metric="score"), rng.normal(0, 1, (1000, 2000))
+    stein, ordinary, wrong = 0, 0, 0
+    for row in differences:
+        zero = dict.fromkeys(range(pilot), 0.0)
+        n = min(stats.seeds_for_width(contrasts, {"a": by_seed(row[:pilot]), "b": zero}, target), len(row))
+        found, usual = stats.estimate(row[:n], pilot), stats.estimate(row[:n])
+        stein += found.low < 0 < found.high
+        ordinary += usual.low < 0 < usual.high
+        wrong += stats.difference(by_seed(row[:n]), dict.fromkeys(range(n), 0.0), pilot).p < 0.05
+    bound = 4 * math.sqrt(0.05 * 0.95 / trials)
+    assert stein / trials == pytest.approx(0.95, abs=bound)
+    assert wrong == trials - stein
+    if pilot == 3:
+        assert ordinary / trials < 0.935
+
+
+# Every kind of verdict once more, from rows and scipy alone.
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_verdicts_recomputed_by_scipy(seed):
+    """Random rows of six arms, seeds shuffled and some missing; Holm as a loop over the sorted p."""
+    rng = np.random.default_rng(seed)
+    n, names, x = int(rng.integers(3, 15)), "abcdef", [1.0, 2.0, 4.0, 8.0]
+    spread = rng.uniform(0.002, 0.02)
+    rows = [
+        {"arm": name, "seed": number, "accuracy": float(rng.normal(0.9 + 0.004 * index, spread))}
+        for index, name in enumerate(names)
+        for number in rng.permutation(n)
+    ]
+    values = {name: {row["seed"]: row["accuracy"] for row in rows if row["arm"] == name} for name in names}
+    contrasts = [
+        greater("b", "a"),
+        {"kind": "trend", "arms": list("abcd"), "x": x, "sign": 1},
+        equivalent("e", "f", margin=1.0),
+        {"kind": "interaction", "arms": list("abcdef"), "x": [1, 2, 3], "sign": -1},
+    ]
+    column = {name: 100 * np.array([values[name][number] for number in range(n)]) for name in names}
+    slopes = [scipy_stats.linregress(x, [column[name][number] for name in "abcd"]).slope for number in range(n)]
+    leads = [[column[one][number] - column[other][number] for one, other in ("ab", "cd", "ef")] for number in range(n)]
+    growth = [scipy_stats.linregress([1, 2, 3], lead).slope for lead in leads]
+    d = column["e"] - column["f"]
+    inside = max(
+        scipy_stats.ttest_1samp(d, 1, alternative="less").pvalue,
+        scipy_stats.ttest_1samp(d, -1, alternative="greater").pvalue,
+    )
+    paired = scipy_stats.ttest_rel(column["b"], column["a"])
+    expected = [
+        (paired.pvalue, np.mean(column["b"] - column["a"]) > 0),
+        (scipy_stats.ttest_1samp(slopes, 0).pvalue, np.mean(slopes) > 0),
+        (min(inside, 1 - inside), inside < 0.5),
+        (scipy_stats.ttest_1samp(growth, 0).pvalue, np.mean(growth) < 0),
+    ]
+    adjusted, running = {}, 0.0
+    for rank, index in enumerate(np.argsort([p for p, _ in expected])):
+        running = max(running, min(1.0, (4 - rank) * expected[index][0]))
+        adjusted[index] = running
+    for index, verdict in enumerate(stats.verdicts(claim(*contrasts), values)):
+        p, agrees = expected[index]
+        assert verdict.p == pytest.approx(p)
+        assert verdict.adjusted == pytest.approx(adjusted[index])
+        outcome = "supported" if agrees else "contradicted"
+        if adjusted[index] >= 0.05:
+            outcome = "no equivalence shown" if verdict.kind == "equivalent" else "no difference found"
+        assert verdict.outcome == outcome
+    first = stats.verdicts(claim(contrasts[0]), values)[0].difference
+    assert (first.low, first.high) == pytest.approx(tuple(paired.confidence_interval(0.95)))

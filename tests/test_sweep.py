@@ -167,3 +167,44 @@ def test_finished_jobs_are_not_left(tmp_path):
     assert [job.name for job in sweep.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
     with sweep.claim(tmp_path, plan.jobs[0]) as mine:
         assert not mine
+
+
+UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
+
+
+def write_rows(workdir, plan, accuracy):
+    for run in plan.runs:
+        row = {"run": run.name, "arm": run.arm, "seed": run.seed, "classes": 10, "diverged_at": None}
+        results.write_row(workdir, row | {"metrics": {"accuracy": accuracy(run)}})
+
+
+def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):
+    """Differences of 0 and 4 points: sd 2.83, t 12.7, so 3.2 seeds make 40 points; the same rows, the same plan."""
+    plan = make(tmp_path, overrides=UNTIL)
+    sweep.write(tmp_path, plan)
+    assert sweep.widened(tmp_path, plan) == plan
+    write_rows(tmp_path, plan, lambda run: 0.9 + 0.04 * (run.arm == "linear") * run.seed)
+    wider = sweep.widened(tmp_path, plan)
+    assert [run.seed for run in wider.runs if run.arm == "relu6"] == [0, 1, 2, 3]
+    assert wider.jobs[: len(plan.jobs)] == plan.jobs
+    assert {job.program for job in wider.jobs} == {plan.jobs[0].program}
+    sweep.write(tmp_path, wider)
+    write_rows(tmp_path, wider, lambda run: 0.9 + 0.04 * (run.arm == "linear") * (run.seed % 2) + run.seed // 2)
+    assert sweep.widened(tmp_path, wider) == sweep.widened(tmp_path, plan) == wider
+    narrow = make(tmp_path, overrides=UNTIL | {"seeds_until": "0.1"})
+    assert max(run.seed for run in sweep.widened(tmp_path, narrow).runs) == 8, "seeds_max"
+
+
+@pytest.mark.parametrize(("changed", "message"), [({"seeds": "3"}, "seeds: 2 there, 3 now"), ({}, "seeds_until: 40.0")])
+def test_what_the_width_followed_from_cannot_change(tmp_path, changed, message):
+    """That would be to look at the result and go on."""
+    sweep.write(tmp_path, make(tmp_path, overrides=UNTIL))
+    sweep.write(tmp_path, make(tmp_path, overrides=UNTIL | {"seeds_max": "20"}))
+    other = make(tmp_path, overrides=UNTIL | changed if changed else {})
+    with pytest.raises(ValueError, match=message):
+        sweep.write(tmp_path, other)
+
+
+def test_one_seed_gives_no_spread(tmp_path):
+    with pytest.raises(ValueError, match=r"seeds=1 and seeds_max=9; with seeds_until allowed: at least 2"):
+        make(tmp_path, overrides=UNTIL | {"seeds": "1"})

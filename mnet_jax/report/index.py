@@ -14,18 +14,33 @@ from mnet_jax.report.summary import Summary
 
 def write_index(out: Path, reports: Mapping[Path, tuple[Summary, Sequence[Picture]]]) -> None:
     """Writes OUT/index.html, whose lines lead to the reports of the workdirs, and OUT/report.html, which holds all."""
-    linked = [
-        _line(summary, os.path.relpath(workdir / "report.html", out)) for workdir, (summary, _) in reports.items()
-    ]
-    results.write_atomic(out / "index.html", render.page("Experiments", [], linked))
+    summaries = [summary for summary, _ in reports.values()]
     sections = [render.section(summary, pictures) for summary, pictures in reports.values()]
     for number, section in enumerate(sections):
         section["anchor"] += f"-{number}"
-    inside = [
-        _line(summary, f"#{section['anchor']}")
-        for (summary, _), section in zip(reports.values(), sections, strict=True)
+    links = [os.path.relpath(workdir / "report.html", out) for workdir in reports]
+    anchors = [f"#{section['anchor']}" for section in sections]
+    drawn = draw_all(summaries)
+    for name, shown, targets in (("index", [], links), ("report", sections, anchors)):
+        overview = [_line(summary, link) for summary, link in zip(summaries, targets, strict=True)]
+        results.write_atomic(out / f"{name}.html", render.page("Experiments", shown, overview, drawn))
+
+
+def draw_all(summaries: Sequence[Summary]) -> list[Picture]:
+    """Every primary difference in accuracy between two arms, on one axis."""
+    from mnet_jax import figures
+
+    rows = [
+        figures.Against(f"{summary.sweep.experiment}:{summary.sweep.scale}\n{glance.contrast}", verdict.difference, ())
+        for summary in summaries
+        if summary.metric == "accuracy"
+        for verdict, glance in zip(summary.verdicts, words.glances(summary), strict=False)
+        if verdict.kind in ("greater", "equivalent") and verdict.difference.n > 1
     ]
-    results.write_atomic(out / "report.html", render.page("Experiments", sections, inside))
+    if not rows:
+        return []
+    figure = figures.forest(rows, words.difference_name("accuracy"))
+    return [Picture("All differences in accuracy", figure, "Means with 95 % t-intervals, uncorrected.")]
 
 
 def _line(summary: Summary, link: str) -> dict[str, Any]:
@@ -86,5 +101,5 @@ def write_readme(path: Path, summaries: Sequence[Summary]) -> None:
             lines.append((name, said, glance.contrast, glance.paper, here, glance.n, f"{glance.outcome}{p}"))
             name = said = ""
     header = ("experiment", "claim", "difference", "the paper's", "here [95 %]", "seeds", "verdict")
-    table = render.markdown_table(words.Table("", header, tuple(lines)))
+    table = render.markdown_table(words.Table("", header, tuple(lines)), left=3)
     results.write_atomic(path, f"{before}{START}\n{table}\n{END}{after}")

@@ -62,10 +62,7 @@ def runs_csv(summary: Summary) -> str:
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:
     file = io.StringIO()
-    shown = [
-        ["" if cell != cell else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in line] for line in lines
-    ]
-    csv.writer(file, lineterminator="\n").writerows(shown)
+    csv.writer(file, lineterminator="\n").writerows([_cell(cell) for cell in line] for line in lines)
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnet_jax import results, stats
-from mnet_jax.report.summary import CHANCE, ArmSummary, Row, Summary
+from mnet_jax.report.summary import ArmSummary, Row, Summary
 from mnet_jax.report.words import difference_name, metric_name
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def draw(workdir: Path, summary: Summary) -> list[Picture]:
         _forest(summary),
         _curves(workdir, summary),
         _cost(summary),
+        _profile(workdir, summary),
         _seeds(summary),
     )
     return [picture for picture in made if picture]
@@ -99,7 +100,7 @@ def _curves(workdir: Path, summary: Summary) -> Picture | None:
     curves = {"accuracy": {}, "train_loss": {}}
     for arm in summary.arms:
         of_arm = [row for row in rows if row["arm"] == arm.name]
-        for key, chance in (("accuracy", CHANCE["accuracy"]), ("train_loss", CHANCE["nll"])):
+        for key, chance in (("accuracy", results.CHANCE["accuracy"]), ("train_loss", results.CHANCE["nll"])):
             x_T, y_ST = _curve(workdir, of_arm, key, chance)
             if len(x_T) and not arm.arm.twin_of:
                 curves[key][arm.name] = x_T, stats.scale(key) * y_ST
@@ -204,9 +205,27 @@ def _grid(summary: Summary) -> Picture | None:
 def _seeds(summary: Summary) -> Picture:
     from mnet_jax import figures
 
-    values = {arm.name: list(arm.values[summary.metric].values()) for arm in summary.arms if arm.n}
+    metric = summary.metric
+    values = {arm.name: (arm.estimate(metric), list(arm.values[metric].values())) for arm in summary.arms if arm.n}
     caption = "The seeds of an arm from top to bottom, with mean and 95 % t-interval."
-    return Picture("Every run", figures.seeds(values, metric_name(summary.metric)), caption)
+    return Picture("Every run", figures.seeds(values, metric_name(metric)), caption)
+
+
+def _profile(workdir: Path, summary: Summary) -> Picture | None:
+    """The active channels of every layer, where the runs left them in their arrays."""
+    from mnet_jax import analysis, figures
+
+    runs: dict[str, list[figures.Arrays]] = {}
+    for run in summary.sweep.runs:
+        arrays = results.read_arrays(workdir, run.name)
+        if "active/mean" in arrays and "initial/mean" in arrays:
+            runs.setdefault(run.arm, []).append(arrays)
+    runs = {arm: found for arm, found in runs.items() if not summary.sweep.arm(arm).twin_of}
+    if not runs:
+        return None
+    caption = "Positive channels after each expansion: means over runs; bands go from the least to the most positive "
+    caption += "pixel. Above the dotted line an expansion can be inverted (Sandler et al. 2018, Figure 7)."
+    return Picture("Active channels", figures.layer_profile(runs, analysis.published()), caption)
 
 
 def _spiral(workdir: Path, summary: Summary) -> Picture | None:

@@ -79,8 +79,9 @@ def to_markdown(summary: Summary) -> str:
     return _no_tags("\n\n".join(parts)) + "\n"
 
 
-def markdown_table(table: Table) -> str:
-    rule = ("---", *("---:" for _ in table.header[1:]))
+def markdown_table(table: Table, left: int = 1) -> str:
+    """The first `left` columns are words, the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(table.header) - left)
     rows = [
         [f"**{cell}**" if cell and index in table.marked else cell.replace("|", "\\|") for cell in row]
         for index, row in enumerate(table.rows)

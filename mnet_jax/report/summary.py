@@ -4,19 +4,12 @@ It needs neither checkpoints nor logs, so a report can be made at any time and a
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnet_jax import results, stats
-
-CHANCE: Mapping[str, Callable[[int], float]] = {
-    "accuracy": lambda classes: 1 / classes,
-    "top5_accuracy": lambda classes: 5 / classes,
-    "nll": math.log,
-}
-"""What a diverged run counts as, by the number of classes."""
 
 PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
 
@@ -50,12 +43,14 @@ class ArmSummary:
 
     `values`   metric -> seed -> value as printed: accuracies in percent.
     `seconds`  mean of the training steps of a run.
+    `pilot`    the first seeds, whose spread decided how many there are; 0 where that was fixed.
     """
 
     arm: results.Arm
     planned: int
     values: Mapping[str, Mapping[int, float]]
     seconds: float
+    pilot: int
 
     @property
     def name(self) -> str:
@@ -66,7 +61,7 @@ class ArmSummary:
         return max((len(of_seed) for of_seed in self.values.values()), default=0)
 
     def estimate(self, metric: str) -> stats.Estimate:
-        return stats.estimate(self.values.get(metric, {}).values())
+        return stats.estimate(self.values.get(metric, {}).values(), self.pilot)
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def summarize(workdir: Path) -> Summary:
     rows = results.read_rows(workdir, sweep.runs)
     _check(sweep, rows)
     tuning = sweep.mode == "tune"
-    claim: dict[str, Any] = {"metric": "accuracy", "contrasts": [], **sweep.claim}
+    claim: dict[str, Any] = {"metric": "accuracy", "contrasts": [], **sweep.claim, "pilot": _pilot(sweep)}
     metric: str = "accuracy" if tuning else claim["metric"]
     hidden = {"train_loss", "train_accuracy"} if metric == "accuracy" else set()
     keys = (key for row in rows for key in row["metrics"] if key not in hidden)
@@ -165,6 +160,10 @@ def summarize(workdir: Path) -> Summary:
     )
 
 
+def _pilot(sweep: results.Sweep) -> int:
+    return sweep.config["seeds"] if sweep.config.get("seeds_until") else 0
+
+
 def _check(sweep: results.Sweep, rows: Sequence[Row]) -> None:
     """Refuses rows that must not stand in one comparison."""
     programs = {run.name: job.program for job in sweep.jobs for run in job.runs}
@@ -184,10 +183,7 @@ def _refuse_unequal(what: str, one: str, a: Mapping[str, Any], other: str, b: Ma
 
 
 def _measured(row: Row, metric: str) -> Row:
-    """The metrics of a row, at chance level where it diverged."""
-    measured = dict(row["metrics"])
-    if row["diverged_at"] is not None:
-        measured |= {name: chance(row["classes"]) for name, chance in CHANCE.items() if name in measured}
+    measured = results.counted(row)
     if not math.isfinite(measured.get(metric, math.nan)):
         raise ValueError(f"{row['run']} has no {metric}, by which the claim is decided; it has {measured}")
     return measured
@@ -203,6 +199,7 @@ def _arm(sweep: results.Sweep, arm: results.Arm, rows: Sequence[Row], raw: Mappi
             for metric, of_arm in raw.items()
         },
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
+        pilot=_pilot(sweep),
     )
 
 
@@ -210,8 +207,9 @@ def _comparison(sweep: results.Sweep, summary: ArmSummary, baseline: ArmSummary)
     pair = {summary.name, baseline.name}
     primary = any(set(contrast["arms"]) == pair for contrast in sweep.claim.get("contrasts", ()))
     role = "same lr" if summary.arm.twin_of else "primary" if primary else "secondary"
-    values = {metric: (of_seed, baseline.values[metric]) for metric, of_seed in summary.values.items()}
-    return Comparison(summary.arm, role, {metric: stats.difference(*pair) for metric, pair in values.items()})
+    pilot, against = _pilot(sweep), baseline.values
+    differences = {metric: stats.difference(own, against[metric], pilot) for metric, own in summary.values.items()}
+    return Comparison(summary.arm, role, differences)
 
 
 def _same_lr(
@@ -243,7 +241,7 @@ def _best_rates(sweep: results.Sweep, arms: Sequence[ArmSummary]) -> tuple[dict[
 def _divergences(rows: Sequence[Row]) -> Iterable[str]:
     for row in rows:
         if row["diverged_at"] is not None:
-            chance = stats.number("accuracy", 100 * CHANCE["accuracy"](row["classes"]))
+            chance = stats.number("accuracy", 100 * results.CHANCE["accuracy"](row["classes"]))
             yield f"{row['run']} diverged at step {row['diverged_at']} and counts at chance level, {chance} %"
 
 

@@ -178,8 +178,13 @@ def facts(summary: Summary) -> dict[str, str]:
     """How the numbers were made: name -> words."""
     spent, diverged = sum(summary.timing.values()), len(summary.diverged)
     phases = [f"{phase} {s:.0f} s ({100 * s / spent:.0f} %)" for phase, s in summary.timing.items() if spent]
+    config, pilot = summary.sweep.config, summary.baseline.pilot
     made = {
         "runs": f"{summary.done} of {summary.total}" + (f", {diverged} diverged" if diverged else ""),
+        "seeds": f"{pilot}, then as many as their spread asked for to make each primary 95 % interval at most "
+        f"{config['seeds_until']:g} wide, at most {config['seeds_max']} (Stein 1945)"
+        if pilot
+        else "",
         "settings": ", ".join(f"{name} {value}" for name, value in summary.settings.items()),
         "data": ", ".join(f"{name} {value}" for name, value in summary.data.items()),
         "device": summary.device,
