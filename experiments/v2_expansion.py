@@ -34,7 +34,7 @@ def get_config(scale="digits"):
 
 
 def sweep(cfg):
-    arms = {"t=6": {}}
+    arms: dict[str, dict[str, float]] = {"t=6": {}}
     for t in EXPANSIONS:
         if t != 6:
             arms[f"t={t}"] = {"model.expansion": t}

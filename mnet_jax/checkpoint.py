@@ -1,11 +1,16 @@
 """Save and restore of a job in progress (Orbax), in the job's own folder."""
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+
+SPARE = 2
+"""Bytes that must be free on the disk, for each byte of a checkpoint."""
 
 
 class Checkpoints:
@@ -24,11 +29,21 @@ class Checkpoints:
         return self.manager
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Starts to write `state` (arrays) and `meta` (JSON); the write goes on while training does."""
+        """Starts to write `state` (arrays) and `meta` (JSON); the write goes on while training does.
+
+        OSError where the disk has no room for it, or the save before this one failed.
+        """
         import orbax.checkpoint as ocp
 
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < SPARE * needed:
+            raise OSError(
+                f"no checkpoint can be written to {self.folder}: {needed:,} bytes, and {free:,} are free there"
+            )
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._open().save(step, args=args)
+        with self._naming():
+            self._open().save(step, args=args)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read, shaped like `state`, with its meta; None if there is none.
@@ -54,7 +69,17 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when what was saved is whole on disk."""
         if self.manager is not None:
-            self.manager.wait_until_finished()
+            with self._naming():
+                self.manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Turns whatever keeps Orbax from writing into one OSError."""
+        try:
+            yield
+        except Exception as error:  # Orbax has no common type for it either
+            reason = str(error).split("\n")[0][:300]
+            raise OSError(f"the checkpoint in {self.folder} cannot be written: {reason}") from error
 
     def close(self, delete: bool) -> None:
         """Ends the writing; with `delete`, also removes every checkpoint, as a finished job does."""

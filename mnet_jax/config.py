@@ -47,6 +47,7 @@ KNOBS: Mapping[str, Knob] = {
     "task": Knob("classification", "what a run does", ("classification", "spiral")),
     "seeds": Knob(12, "seeds 0..n-1 of every arm", COUNT),
     "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
+    "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Knob(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
@@ -72,7 +73,9 @@ KNOBS: Mapping[str, Knob] = {
     ),
     "model.dropout": Knob(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
     "model.split": Knob(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
-    "model.formulation": Knob("auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift")),
+    "model.formulation": Knob(
+        "auto", "of the convolutions: auto = the platform's fastest", ("auto", "lax", "shift", "native")
+    ),
     "model.dtype": Knob("float32", "of convolutions and feature maps; all else is float32", ("float32", "bfloat16")),
     "model.act_bits": Knob(
         0, "feature maps after a norm are rounded to this many bits (Jacob et al. 2018, 3); 0 = they are not", (0, 4, 8)
@@ -83,10 +86,20 @@ KNOBS: Mapping[str, Knob] = {
         96, "images whose statistics are shared (V2 6.1: 96 a worker); 0 = the batch", NONNEGATIVE
     ),
     # The data.
-    "data.source": Knob("digits", "the data set", ("digits", "fashion_mnist", "cifar10", "imagenet2012")),
+    "data.source": Knob("digits", "the data set: digits, fashion_mnist, cifar10, or what `data.prepare` has prepared"),
     "data.dir": Knob("", "folder of the data sets; '' = $MNET_DATA_DIR or ~/.cache/mnet_jax"),
+    "data.train_split": Knob("train", "of prepared data, in TFDS's words: train, train[:90%]"),
+    "data.test_split": Knob("", "'' = test, or validation where that has no labels"),
     "data.train_size": Knob(0, "training images, drawn by the seed; 0 = all", NONNEGATIVE),
     "data.holdout": Knob(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
+    "data.size": Knob(0, "pixels a side that the host crops to; 0 = small images stay as they are", NONNEGATIVE),
+    "data.area": Knob((0.08, 1.0), "share of an image that a training crop keeps (Szegedy et al. 2015; V1: not small)"),
+    "data.aspect": Knob((3 / 4, 4 / 3), "width / height of that part"),
+    "data.eval_crop": Knob(0.875, "share of the short side that the central square keeps to evaluate", Range(0.01, 1)),
+    "data.randaugment": Knob((0, 9), "(operations, magnitude of 10) (Cubuk et al. 2020: 2, 9); size > 0 only"),
+    "data.corrupt": Knob("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
+    "data.threads": Knob(0, "that read and crop; 0 = one a core", NONNEGATIVE),
+    "data.workers": Knob(0, "processes with so many threads each; 0 = this one", NONNEGATIVE),
     "data.resolution": Knob(0, "height and width that images are resized to (V1 3.4); 0 = as they are", NONNEGATIVE),
     "data.shift": Knob(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Knob(False, "augmentation: mirror half of the images"),
@@ -129,15 +142,13 @@ KNOBS: Mapping[str, Knob] = {
 TUNING_SEED = 10_000
 """Tuning runs have the seeds from here on, reported ones those from 0: they never meet."""
 
-NOT_PROGRAM = (
-    "scale",
-    "seeds",
-    "runs_per_job",
-    "data.dir",
-    "train.checkpoint_seconds",
-    "train.hang_seconds",
-    "tune.",
+HOW = (
+    *("runs_per_job", "analysis", "data.dir", "data.threads", "data.workers"),
+    *("train.checkpoint_seconds", "train.hang_seconds"),
 )
+"""Fields that change how and where runs are made, and nothing else."""
+
+NOT_PROGRAM = ("scale", "seeds", "tune.", *HOW)
 """Fields that change which runs are made, or where, but not what one of them computes."""
 
 
@@ -201,6 +212,12 @@ def check(config: ConfigDict, where: str = "config") -> None:
             )
         if not any(flat["tune.lrs"]) or not all(isinstance(lr, int | float) and lr > 0 for lr in flat["tune.lrs"]):
             raise ValueError(f"{where}: tune.lrs={flat['tune.lrs']!r}; allowed: a tuple of positive numbers")
+        for name, (low, high) in {"data.area": (0, 1), "data.aspect": (0.1, 10), "data.randaugment": (0, 10)}.items():
+            pair = flat[name]
+            if len(pair) != 2 or not all(isinstance(x, int | float) and low <= x <= high for x in pair):
+                raise ValueError(f"{where}: {name}={pair!r}; allowed: a pair of numbers from {low} to {high}")
+        if flat["data.randaugment"][0] and not flat["data.size"]:
+            raise ValueError(f"{where}: data.randaugment works on the host: set data.size, the side of its crops")
         stem = flat["model.stem"]
         if stem and not (len(stem) == 2 and all(isinstance(entry, int) and entry > 0 for entry in stem)):
             raise ValueError(f"{where}: model.stem={stem!r}; allowed: (channels, stride), or () for the network's own")

@@ -107,8 +107,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str]) -> int:
     flags, overrides = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in (("jax", logging.WARNING), ("absl", logging.CRITICAL), ("orbax", logging.CRITICAL)):
+        logging.getLogger(noisy).setLevel(level)  # what Orbax reports as an error it also raises
     if workers.PARENT in os.environ:
         runtime.start()
         return work([Path(workdir) for workdir in flags.workdir])

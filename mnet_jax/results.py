@@ -10,7 +10,7 @@ A workdir holds::
     runs/linear-s0/metrics.jsonl   one line an evaluation or epoch
     runs/linear-s0/arrays.npz      arrays that figures need, where a task makes any
     runs/linear-s0/weights.safetensors
-    report.md, report.html, figures/
+    report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
 """
 
 import json

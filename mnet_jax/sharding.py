@@ -18,13 +18,14 @@ BATCHES = PartitionSpec("seed", None, "data")
 EVERYWHERE = PartitionSpec()
 
 
-def mesh(runs: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(runs: int, batch_size: int, devices: Sequence[jax.Device] | None = None, spread_runs: bool = True) -> Mesh:
     """All devices as ("seed", "data"): as many run groups as divide both runs and devices, the rest shares batches.
 
-    Raises ValueError where the batch does not divide by the devices that share it.
+    Without `spread_runs` all devices share each batch. Raises ValueError where the batch does not divide by the
+    devices that share it.
     """
     devices = jax.devices() if devices is None else devices
-    seeds = math.gcd(runs, len(devices))
+    seeds = math.gcd(runs, len(devices)) if spread_runs else 1
     shards = len(devices) // seeds
     if batch_size % shards:
         raise ValueError(
@@ -38,6 +39,11 @@ def put(mesh: Mesh, spec: PartitionSpec, array: Any) -> jax.Array:
     """A host's array, which every process has, as one global array; each device takes its part."""
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, spec), lambda index: array[index])
+
+
+def put_rows(mesh: Mesh, spec: PartitionSpec, rows: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    """Every process's rows of a batch, in the order of the processes, as one global array of this shape."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), rows, shape)
 
 
 def fetch(tree: Any) -> Any:
@@ -105,6 +111,15 @@ def agree(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def total(value: int) -> int:
+    """The sum over all processes, on every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(np.sum(multihost_utils.process_allgather(np.int32(value))))
 
 
 def anywhere(flag: bool) -> bool:

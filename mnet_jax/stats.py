@@ -3,6 +3,11 @@
 Everything is a t-interval or a t-test over seeds. Where all n differences are the same there is no spread to
 test by, and a t-test would call any difference certain; the sign-flip test takes its place: where there is
 nothing to find, n times the same sign has the chance 2 / 2^n.
+
+Where the number of seeds followed from the spread of the first ones, the `pilot`, intervals and tests are Stein's
+(1945, Annals of Mathematical Statistics 16, 243-258): the mean is of all seeds, the sd and its degrees of freedom are
+the pilot's. That is exact, since a mean is independent of the sd that chose its n; the sd of all seeds would be too
+small now and then, and the intervals with it.
 """
 
 import functools
@@ -22,13 +27,17 @@ Values = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its 95 % t-interval; of one value sd and interval are nan, of none all."""
+    """A mean over seeds and its 95 % t-interval; of one value sd and interval are nan, of none all.
+
+    `degrees` are those of freedom of the sd.
+    """
 
     n: int
     mean: float
     sd: float
     low: float
     high: float
+    degrees: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Difference:
     sd: float
     low: float
     high: float
+    degrees: int
     p: float
     findable: float
 
@@ -72,18 +82,30 @@ class Verdict:
     published: float | None = None
 
 
-def estimate(values: Iterable[float]) -> Estimate:
-    """Mean, sd (n - 1) and 95 % t-interval of the values."""
+def estimate(values: Iterable[float], pilot: int = 0) -> Estimate:
+    """Mean, sd (n - 1) and 95 % t-interval of the values; of more than `pilot` values the sd is that of the first.
+
+    Where the first do not differ at all there is no such sd, and it is that of all.
+    """
     array = np.asarray(list(values), np.float64)
     n = len(array)
     mean = float(array.mean()) if n else math.nan
     if n < 2:
-        return Estimate(n, mean, math.nan, math.nan, math.nan)
-    sd = float(array.std(ddof=1))
+        return Estimate(n, mean, math.nan, math.nan, math.nan, 0)
+    first = array[:pilot] if 2 <= pilot < n and np.ptp(array[:pilot]) > 0 else array
+    sd = float(first.std(ddof=1))
     if sd < 1e-9 * np.abs(array).max():  # equal but for rounding
         sd = 0.0
-    half = _critical(n - 1, ALPHA) * sd / math.sqrt(n)
-    return Estimate(n, mean, sd, mean - half, mean + half)
+    half = _critical(len(first) - 1, ALPHA) * sd / math.sqrt(n)
+    return Estimate(n, mean, sd, mean - half, mean + half, len(first) - 1)
+
+
+def log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares of y against log2 x: (value at x = 1, rise with every doubling of x)."""
+    if len(set(x)) < 2:
+        return float(np.mean(y)), 0.0
+    slope, intercept = np.polyfit(np.log2(x), y, 1)
+    return float(intercept), float(slope)
 
 
 def paired(a: Values, b: Values) -> dict[int, float]:
@@ -93,27 +115,40 @@ def paired(a: Values, b: Values) -> dict[int, float]:
     return {seed: 0.0 if equal[seed] else a[seed] - b[seed] for seed in seeds}
 
 
-def difference(a: Values, b: Values) -> Difference:
+def difference(a: Values, b: Values, pilot: int = 0) -> Difference:
     """The mean of a - b over the seeds that both have, its 95 % t-interval and paired t-test."""
-    return _test(paired(a, b).values())
+    return _test(paired(a, b).values(), pilot)
 
 
-def _test(differences: Iterable[float]) -> Difference:
-    e = estimate(differences)
-    if e.n < 2:
-        return Difference(e.n, e.mean, e.sd, e.low, e.high, math.nan, math.nan)
-    p = 2 * _below(-abs(e.mean), e.sd, e.n)
-    findable = _findable(e.n) * e.sd if e.sd else math.nan
-    return Difference(e.n, e.mean, e.sd, e.low, e.high, p, findable)
+def _test(differences: Iterable[float], pilot: int) -> Difference:
+    e = estimate(differences, pilot)
+    p = 2 * _below(e, -abs(e.mean)) if e.n > 1 else math.nan
+    findable = _findable(e.n, e.degrees) * e.sd if e.n > 1 and e.sd else math.nan
+    return Difference(e.n, e.mean, e.sd, e.low, e.high, e.degrees, p, findable)
 
 
-def _below(mean: float, sd: float, n: int) -> float:
-    """One-sided p of "the true mean is below 0"."""
+def _below(value: Estimate | Difference, mean: float) -> float:
+    """One-sided p of "the true mean is below 0", had the value this mean."""
     from scipy.special import stdtr
 
+    n, sd = value.n, value.sd
     if sd == 0:
         return 0.5 if mean == 0 else 0.5**n if mean < 0 else 1 - 0.5**n
-    return float(stdtr(n - 1, mean / sd * math.sqrt(n)))
+    return float(stdtr(value.degrees, mean / sd * math.sqrt(n)))
+
+
+def seeds_for_width(claim: Mapping[str, Any], values: Mapping[str, Values], width: float) -> int:
+    """How many seeds make every primary 95 % interval at most this wide, given the values of the pilot (Stein 1945).
+
+    `values` as for `verdicts`, of the pilot's seeds alone; `width`, high minus low, is in what is printed; of a trend
+    it is that of the rise over all of x.
+    """
+    pilot = min((len(of_seed) for of_seed in values.values()), default=0)
+    seeds = pilot
+    for verdict, contrast in zip(verdicts({**claim, "pilot": 0}, values), claim["contrasts"], strict=True):
+        sd = verdict.difference.sd * (max(contrast["x"]) - min(contrast["x"]) if "x" in contrast else 1)
+        seeds = max(seeds, math.ceil((2 * _critical(pilot - 1, ALPHA) * sd / width) ** 2))
+    return seeds
 
 
 def _critical(degrees: int, alpha: float) -> float:
@@ -122,26 +157,31 @@ def _critical(degrees: int, alpha: float) -> float:
     return float(stdtrit(degrees, 1 - alpha / 2))
 
 
-def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+def power(effect: float, sd: float, n: int, alpha: float = ALPHA, degrees: int = 0) -> float:
     """The chance that a two-sided paired t-test of n seeds finds a true mean difference of `effect`.
 
-    `sd` is that of the paired differences. Noncentral t; ValueError for n < 2 or sd <= 0.
+    `sd` is that of the paired differences, of `degrees` of freedom (0 = n - 1). Noncentral t; ValueError for n < 2 or
+    sd <= 0.
     """
     from scipy.special import nctdtr
 
     if n < 2 or not sd > 0:
         raise ValueError(f"power needs at least 2 seeds and a positive sd; got n={n}, sd={sd}")
-    critical, shift = _critical(n - 1, alpha), abs(effect) / sd * math.sqrt(n)
-    wrong_side = np.nan_to_num(nctdtr(n - 1, shift, -critical))  # nan now and then below 1e-16
-    return float(1 - nctdtr(n - 1, shift, critical) + wrong_side)
+    degrees = degrees or n - 1
+    critical, shift = _critical(degrees, alpha), abs(effect) / sd * math.sqrt(n)
+    wrong_side = np.nan_to_num(nctdtr(degrees, shift, -critical))  # nan now and then below 1e-16
+    return float(1 - nctdtr(degrees, shift, critical) + wrong_side)
 
 
 @functools.cache
-def _findable(n: int) -> float:
+def _findable(n: int, degrees: int) -> float:
     """The effect, in sd of the differences, that n seeds find with the power POWER."""
     from scipy.optimize import brentq
 
-    return float(brentq(lambda effect: power(effect, 1.0, n) - POWER, 0.0, 30.0 / math.sqrt(n)))  # pyrefly: ignore
+    def lacking(effect: float) -> float:
+        return power(effect, 1.0, n, degrees=degrees) - POWER
+
+    return float(brentq(lacking, 0.0, 30.0 / math.sqrt(n)))  # pyrefly: ignore
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,7 +253,8 @@ def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Ver
     shown").
 
     Args:
-      claim: its "metric" and "contrasts" are read.
+      claim: its "metric" and "contrasts" are read, and "pilot": how many first seeds the number of all followed from,
+        0 where it was fixed.
       values: arm -> seed -> value as in a row; scaled here to what is printed, in which margins are given.
 
     Raises ValueError for an unknown kind of contrast.
@@ -223,14 +264,14 @@ def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Ver
     for contrast in claim["contrasts"]:
         if contrast["kind"] not in KINDS:
             raise ValueError(f"no contrast of the kind {contrast['kind']!r}; allowed: {', '.join(KINDS)}")
+    contrasts = [{**contrast, "pilot": claim.get("pilot", 0)} for contrast in claim["contrasts"]]
     found = [
-        KINDS[contrast["kind"]](contrast, [printed.get(arm, {}) for arm in contrast["arms"]])
-        for contrast in claim["contrasts"]
+        KINDS[contrast["kind"]](contrast, [printed.get(arm, {}) for arm in contrast["arms"]]) for contrast in contrasts
     ]
     tested = [index for index, (measured, _, _) in enumerate(found) if measured.n >= 2]
     adjusted = dict(zip(tested, holm([found[index][1] for index in tested]), strict=True))
     made = []
-    for index, (contrast, (measured, p, agrees)) in enumerate(zip(claim["contrasts"], found, strict=True)):
+    for index, (contrast, (measured, p, agrees)) in enumerate(zip(contrasts, found, strict=True)):
         kind, holm_p = contrast["kind"], adjusted.get(index, math.nan)
         if index not in adjusted:
             outcome = "not enough runs yet"
@@ -245,7 +286,7 @@ def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Ver
 
 
 def _greater(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    measured = difference(*arms)
+    measured = difference(*arms, pilot=contrast["pilot"])
     return measured, measured.p, measured.mean > 0
 
 
@@ -261,17 +302,18 @@ def _slope(contrast: Mapping[str, Any], rises: Sequence[Values]) -> tuple[Differ
     x = np.asarray(contrast["x"], np.float64)
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     seeds = sorted(set.intersection(*map(set, rises)))
-    measured = _test(float(weights @ np.array([rise[seed] for rise in rises])) for seed in seeds)
+    slopes = [float(weights @ np.array([rise[seed] for rise in rises])) for seed in seeds]
+    measured = _test(slopes, contrast["pilot"])
     return measured, measured.p, measured.mean * contrast["sign"] > 0
 
 
 def _equivalent(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    measured, margin = difference(*arms), contrast["margin"]
+    measured, margin = difference(*arms, pilot=contrast["pilot"]), contrast["margin"]
     if measured.n < 2:
         return measured, math.nan, False
-    mean, sd, n = measured.mean, measured.sd, measured.n
-    inside = max(_below(mean - margin, sd, n), _below(-margin - mean, sd, n))
-    outside = min(_below(margin - mean, sd, n), _below(mean + margin, sd, n))
+    mean = measured.mean
+    inside = max(_below(measured, mean - margin), _below(measured, -margin - mean))
+    outside = min(_below(measured, margin - mean), _below(measured, mean + margin))
     return measured, min(inside, outside), inside < outside
 
 
@@ -312,6 +354,9 @@ def _sentence(
         what = "slope" if kind in ("trend", "interaction") else "difference"
         findable = f"a true {what} of {number(metric, measured.findable)}{unit(metric)}"
         sentence += f"; these {measured.n} seeds would find {findable} with 80 % power"
+    if pilot := contrast["pilot"]:
+        sentence += f". The number of seeds, {measured.n}, followed from the width that the interval was to have and "
+        sentence += f"the spread of the first {min(pilot, measured.n)}, not from p (Stein 1945)"
     return sentence + "."
 
 

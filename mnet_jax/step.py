@@ -5,7 +5,7 @@ mesh's axis "seed"; batches lie on "data". Shape letters: S runs, T steps, N bat
 images arrive as uint8 and stay on the device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +29,13 @@ class Program(NamedTuple):
     """The jitted (or, once lowered, compiled) functions of one static config.
 
     init(seeds_S) -> state
-    train(state, knobs_S, images, labels, order_STB, start, count) -> (state, sums): the updates `start` to `start +
-        count` of the T in `order_STB` (indices of images); sums {"loss", "correct"} over them and "diverged_at" after
-        them, each [S].
-    evaluate(state, knobs_S, images, labels, index_SNB, mask_SNB) -> the sums of tasks/classification.py, each [S].
+    train(state, knobs_S, shared, own, start, count) -> (state, sums): the updates `start` to `start + count` of the T
+        in `own`; sums {"loss", "correct"} over them and "diverged_at" after them, each [S].
+    evaluate(state, knobs_S, shared, own) -> the sums of tasks/classification.py, and "images", each [S].
 
-    Sums are whole on every process; arguments lie as `mnet_jax.sharding` says.
+    Images come in two ways: `shared` = (images_NHWC, labels_N) and `own` = (index_STB,) into them, or `shared` = () and
+    `own` = (images_STBHWC, labels_STB); to evaluate, mask_STB is the last of `own`. Sums are whole on every process;
+    arguments lie as `mnet_jax.sharding` says.
     """
 
     init: Any
@@ -60,8 +61,8 @@ def build(
     """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
     rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
-    graphdef, *parts = nnx.split(abstract, nnx.Param, nnx.BatchStat)
-    mask = optim.decay_mask(*map(nnx.to_pure_dict, parts), cfg.optim)
+    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -108,42 +109,43 @@ def build(
         correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape, jnp.float32))["correct"]
         return new, {"loss": loss, "correct": correct}
 
-    def train_run(state, knobs, images, labels, order_TB, start, count):
+    def train_run(state, knobs, shared, own, start, count):
         def body(index: jax.Array, carry: tuple[State, dict]) -> tuple[State, dict]:
             state, totals = carry
-            batch_B = jax.lax.dynamic_index_in_dim(order_TB, index, keepdims=False)
-            state, sums = train_step(state, knobs, images[batch_B], labels[batch_B])
+            of_step = [jax.lax.dynamic_index_in_dim(array_T, index, keepdims=False) for array_T in own]
+            state, sums = train_step(state, knobs, *_batch(shared, of_step))
             return state, jax.tree.map(jnp.add, totals, sums)
 
         zero = {"loss": jnp.zeros((), _dtype(state)), "correct": jnp.float32(0)}
         state, totals = jax.lax.fori_loop(start, start + count, body, (state, zero))
         return state, totals | {"diverged_at": state["diverged_at"]}
 
-    def evaluate_run(state, knobs, images, labels, index_NB, mask_NB):
+    def evaluate_run(state, knobs, shared, own):
         model = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
         model.eval()
 
-        def body(totals: dict, batch: tuple[jax.Array, jax.Array]) -> tuple[dict, None]:
-            index_B, mask_B = batch
-            x_BHWC = augment.normalize(images[index_B], mean, std).astype(_dtype(state))
+        def body(totals: dict, of_step: tuple[jax.Array, ...]) -> tuple[dict, None]:
+            mask_B = of_step[-1]
+            images_BHWC, labels_B = _batch(shared, of_step[:-1])
+            x_BHWC = augment.normalize(images_BHWC, mean, std).astype(_dtype(state))
             logits_BK, _ = model(x_BHWC, knobs=knobs)
-            sums = classification.sums(logits_BK, labels[index_B], mask_B)
+            sums = classification.sums(logits_BK, labels_B, mask_B) | {"images": jnp.sum(mask_B)}
             return jax.tree.map(jnp.add, totals, sums), None
 
-        zero = dict.fromkeys(classification.summed(cfg.model.num_classes), jnp.float32(0))
-        return jax.lax.scan(body, zero, (index_NB, mask_NB))[0]
+        zero = dict.fromkeys((*classification.summed(cfg.model.num_classes), "images"), jnp.float32(0))
+        return jax.lax.scan(body, zero, own)[0]
 
-    def train(state, knobs, images, labels, order_STB, start, count):
-        def run(state, knobs, order_TB):
-            return train_run(state, knobs, images, labels, order_TB, start, count)
+    def train(state, knobs, shared, own, start, count):
+        def run(state, knobs, own):
+            return train_run(state, knobs, shared, own, start, count)
 
-        return over_runs(run, runs)(state, knobs, order_STB)
+        return over_runs(run, runs)(state, knobs, own)
 
-    def evaluate(state, knobs, images, labels, index_SNB, mask_SNB):
-        def run(state, knobs, index_NB, mask_NB):
-            return evaluate_run(state, knobs, images, labels, index_NB, mask_NB)
+    def evaluate(state, knobs, shared, own):
+        def run(state, knobs, own):
+            return evaluate_run(state, knobs, shared, own)
 
-        return over_runs(run, runs)(state, knobs, index_SNB, mask_SNB)
+        return over_runs(run, runs)(state, knobs, own)
 
     def on_mesh(function: Callable) -> Callable:
         """Traced where the formulations see the mesh."""
@@ -154,21 +156,24 @@ def build(
 
         return traced
 
-    own, batches, shared = (
+    by_run, batches, whole = (
         NamedSharding(mesh, spec) for spec in (sharding.RUNS, sharding.BATCHES, sharding.EVERYWHERE)
     )
     return Program(
-        init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=own, out_shardings=own),
+        init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=by_run, out_shardings=by_run),
         train=jax.jit(
             on_mesh(train),
-            in_shardings=(own, own, shared, shared, batches, shared, shared),
-            out_shardings=(own, shared),
+            in_shardings=(by_run, by_run, whole, batches, whole, whole),
+            out_shardings=(by_run, whole),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(
-            on_mesh(evaluate), in_shardings=(own, own, shared, shared, batches, batches), out_shardings=shared
-        ),
+        evaluate=jax.jit(on_mesh(evaluate), in_shardings=(by_run, by_run, whole, batches), out_shardings=whole),
     )
+
+
+def _batch(shared: tuple[jax.Array, ...], of_step: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """Images and labels of one step: picked from those that all runs share, or the run's own."""
+    return [array_N[of_step[0]] for array_N in shared] if shared else of_step
 
 
 def _dtype(state: State) -> jnp.dtype:

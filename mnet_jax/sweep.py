@@ -205,8 +205,8 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
     for name, arm in arms.items():
         if programs[name] not in counted:
             cfg = arm_config(config.flatten(base), arm)
-            source = sources.outline(cfg.data.source, cfg.data.dir)
-            _, height, _, channels = source.images_NHWC.shape
+            source = sources.outline(cfg.data.source, cfg.data.dir, cfg.data.train_split, cfg.data.test_split)
+            height, _, channels = source.shape
             for field, came, needed in (
                 ("model.num_classes", cfg.model.num_classes, source.classes),
                 ("model.in_channels", cfg.model.in_channels, channels),
@@ -214,7 +214,7 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
                 if came != needed:
                     raise ValueError(f"{where}, arm {name}: {field}={came}; {source.name} needs {needed}")
             steps = _steps_per_epoch(source, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
-            count = cost.count(cfg.model, cfg.data.resolution or height)
+            count = cost.count(cfg.model, cfg.data.size or cfg.data.resolution or height)
             counted[programs[name]] = {
                 "madds": count.madds,
                 "params": count.params_trainable,
@@ -244,7 +244,7 @@ def write(workdir: Path, sweep: Sweep) -> None:
     check_locks(workdir)
     if (workdir / "sweep.json").exists():
         old = results.read_sweep(workdir)
-        free = ("seeds", "tune.seeds", "runs_per_job", "data.dir", "train.checkpoint_seconds", "train.hang_seconds")
+        free = ("seeds", "tune.seeds", *config.HOW)
         differences = [
             f"{key}: {old.config.get(key)!r} there, {value!r} now"
             for key, value in sweep.config.items()

@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import config, optim, results, sharding, step, sweep
+from mnet_jax import analysis, config, inputs, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
-from mnet_jax.models import weights
+from mnet_jax.models import specs, weights
+from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
-
-CHUNK_STEPS = 50
-"""Updates between two looks at the clock, the checkpoint's age and the stop signal."""
 
 
 class Preempted(Exception):
@@ -38,7 +36,7 @@ class Clock:
     """Seconds by what they were spent on."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("start", "compile", "steps", "evaluation", "writing"), 0.0)
+        self.seconds = dict.fromkeys(("start", "compile", "data", "steps", "evaluation", "writing"), 0.0)
 
     @contextlib.contextmanager
     def spent(self, on: str) -> Iterator[None]:
@@ -103,45 +101,40 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.load(data.source, data.dir, data.resolution)
-            self.splits = [sources.split(self.source, seed, data.train_size, data.holdout) for seed in seeds]
-            self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch))
+            self.source = sources.chosen(data)
+            self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
+            knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
+            self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
+            self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
+            self.per_epoch = self.inputs.per_epoch
             self.steps = self.per_epoch * self.cfg.train.epochs
             self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
-            self.mesh = sharding.mesh(len(seeds), batch)
-            knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
-            self.knobs = config.Knobs(*(self._put(sharding.RUNS, np.asarray(column, np.float32)) for column in knobs_S))
-            self.images = _on_devices(data.source, data.dir, data.resolution, self.mesh)
-            held_out = zip(*(_batches(split.test, batch) for split in self.splits), strict=True)
-            index_SNB, mask_SNB = (np.stack(column) for column in held_out)
-            self.held_out = tuple(self._put(sharding.BATCHES, array) for array in (index_SNB, mask_SNB))
-            self.held_out_S = mask_SNB.sum((1, 2), dtype=np.float64)
         with clock.spent("compile"):
-            seeds_S = self._put(sharding.RUNS, np.asarray(seeds, np.int32))
-            self.program = self._compiled(seeds_S)
-            self.state = self.program.init(seeds_S)
-        self.done, self.saved = 0, time.monotonic()
+            self.seeds_S = self._put(np.asarray(seeds, np.int32))
+            self.program = self._compiled()
+            self.state = self.program.init(self.seeds_S)
+        self.done, self.skipped, self.saved = 0, 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
         self.diverged_at = np.full(len(seeds), -1)
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._restore()
         self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs if sharding.is_first()]
-        self.order_STB = self._order()
 
-    def _compiled(self, seeds_S: jax.Array) -> step.Program:
+    def _compiled(self) -> step.Program:
         """The program compiled for these shapes, and kept for the next job of the process."""
-        key = (self.job.program, len(seeds_S), self.held_out[0].shape, self.mesh)
+        shared, own, held_out = self.inputs.shared, *self.inputs.shapes()
+        key = (self.job.program, len(self.cfgs), str((shared and shared[0].shape, own, held_out)), self.mesh)
         if key not in _programs:
             source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
-            program = step.build(self.cfg, len(seeds_S), source.mean, source.std, self.per_epoch, self.mesh)
-            state = jax.eval_shape(program.init, seeds_S)
-            order_STB = jax.ShapeDtypeStruct((len(seeds_S), self.per_epoch, self.cfg.train.batch_size), jnp.int32)
-            inputs = (state, self.knobs, *self.images)
+            program = step.build(self.cfg, len(self.cfgs), source.mean, source.std, self.per_epoch, self.mesh)
+            state = jax.eval_shape(program.init, self.seeds_S)
             _programs[key] = step.Program(
-                init=program.init.lower(seeds_S).compile(),
-                train=program.train.lower(*inputs, order_STB, count, count).compile(),
-                evaluate=program.evaluate.lower(*inputs, *self.held_out).compile(),
+                init=program.init.lower(self.seeds_S).compile(),
+                train=program.train.lower(state, self.knobs, shared, own, count, count).compile(),
+                evaluate=program.evaluate.lower(state, self.knobs, shared, held_out).compile(),
             )
         return _programs[key]
 
@@ -149,32 +142,25 @@ class Training:
         restored = self.checkpoints.restore(self.state)
         if restored is not None:
             self.state, meta = restored
-            self.done, self.clock.seconds = meta["step"], meta["seconds"]
+            self.done, self.skipped, self.clock.seconds = meta["step"], meta["skipped"], meta["seconds"]
             self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
             self.diverged_at = sharding.fetch(self.state["diverged_at"])
             logging.info("job %s goes on from step %d", self.job.name, self.done)
 
-    def _order(self) -> jax.Array:
-        """The batches of the epoch that step `done` lies in."""
-        epoch, batch = self.done // self.per_epoch, self.cfg.train.batch_size
-        runs = zip(self.job.runs, self.splits, strict=True)
-        order_STB = np.stack([sources.epoch_order(run.seed, epoch, split.train, batch) for run, split in runs])
-        return self._put(sharding.BATCHES, order_STB)
-
-    def _put(self, spec: Any, array: np.ndarray) -> jax.Array:
-        return sharding.put(self.mesh, spec, array)
+    def _put(self, array: np.ndarray) -> jax.Array:
+        return sharding.put(self.mesh, sharding.RUNS, array)
 
     @property
     def ended(self) -> bool:
         return self.done == self.steps or bool((self.diverged_at >= 0).all())
 
     def advance(self) -> None:
-        """Up to CHUNK_STEPS updates of one epoch, and what is due at its end."""
-        first = self.done % self.per_epoch
-        count = min(CHUNK_STEPS, self.per_epoch - first)
+        """The updates of one window, and what is due at the end of an epoch."""
+        with self.clock.spent("data"):
+            own, first, count = self.inputs.window(self.done)
         with self.clock.spent("steps"):
             self.state, sums = self.program.train(
-                self.state, self.knobs, *self.images, self.order_STB, jnp.int32(first), jnp.int32(count)
+                self.state, self.knobs, self.inputs.shared, own, jnp.int32(first), jnp.int32(count)
             )
             self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
             self.diverged_at = np.asarray(sums["diverged_at"])
@@ -182,7 +168,6 @@ class Training:
         self._write_progress()
         if self.done % self.per_epoch == 0 or self.ended:
             self._end_epoch()
-            self.order_STB = self._order()
 
     def _end_epoch(self) -> None:
         epoch, images = -(-self.done // self.per_epoch), self.per_epoch * self.cfg.train.batch_size
@@ -200,12 +185,14 @@ class Training:
         self.totals = dict.fromkeys(self.totals, np.zeros(len(lines)))
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
-                sums = self.program.evaluate(self.state, self.knobs, *self.images, *self.held_out)
-                means = {
-                    EVALUATED[name]: np.asarray(sum_S, np.float64) / self.held_out_S for name, sum_S in sums.items()
-                }
+                pieces = [
+                    self.program.evaluate(self.state, self.knobs, self.inputs.shared, own)
+                    for own in self.inputs.held_out()
+                ]
+                sums = jax.tree.map(lambda *sum_S: sum(np.asarray(part, np.float64) for part in sum_S), *pieces)
+                images_S = sums.pop("images")
             for number, line in enumerate(lines):
-                line |= {name: float(mean_S[number]) for name, mean_S in means.items()}
+                line |= {EVALUATED[name]: float(sum_S[number] / images_S[number]) for name, sum_S in sums.items()}
         with self.clock.spent("writing"):
             for log, line in zip(self.logs, lines, strict=False):
                 log.append(line)
@@ -214,7 +201,8 @@ class Training:
         """Starts a checkpoint; with `wait`, returns when it is whole on disk."""
         with self.clock.spent("writing"):
             totals = {name: value.tolist() for name, value in self.totals.items()}
-            meta = {"step": self.done, "totals": totals, "seconds": self.clock.seconds}
+            skipped = self.skipped + self.inputs.skipped
+            meta = {"step": self.done, "totals": totals, "skipped": skipped, "seconds": self.clock.seconds}
             self.checkpoints.save(self.done, self.state, meta)
             if wait:
                 self.checkpoints.wait()
@@ -222,25 +210,61 @@ class Training:
 
     def finish(self) -> None:
         """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
-        parts = sharding.fetch([self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]])
-        for number, (run, split, log) in enumerate(zip(self.job.runs, self.splits, self.logs, strict=False)):
+        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        skipped = sharding.total(self.skipped + self.inputs.skipped)
+        analyzed = self.cfg.analysis and not self.cfg.data.size and self.cfg.model.name in specs.NETWORKS
+        first = self.program.init(self.seeds_S) if analyzed else {}
+        initial = sharding.fetch((first["params"], first["batch_stats"])) if analyzed else ()
+        for number, (run, split, log) in enumerate(zip(self.job.runs, self.inputs.splits, self.logs, strict=False)):
             diverged_at = int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = jax.tree.map(lambda leaf_S: leaf_S[number], parts)  # noqa: B023
+                params, statistics = trained = _of_run(parts, number)
                 weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
                 log.close()
-            row = describe(self.plan, self.job, run) | {
-                "data": {"source": self.source.name, "fingerprint": self.source.fingerprint, "split": split.rule},
+            metrics = {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]}
+            if analyzed and diverged_at < 0:
+                with self.clock.spent("evaluation"):
+                    metrics |= self._analyze(number, trained, _of_run(initial, number))
+            row = describe(self.plan, self.job, run)
+            row["device"]["depthwise"] = self.depthwise
+            row |= {
+                "data": {
+                    "source": self.source.name,
+                    "fingerprint": self.source.fingerprint,
+                    "split": split.rule,
+                    "skipped": skipped,
+                },
                 "classes": self.source.classes,
-                "metrics": {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]},
+                "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
             write_row(self.workdir, row, self.clock, len(self.logs))
+        self.inputs.close()
+        seconds = self.clock.seconds
+        spent = seconds["data"] + seconds["steps"]
+        waited = 100 * seconds["data"] / spent
+        logging.info(
+            "%s: %d steps in %.1f s, %.1f %% of them waiting for data", self.job.name, self.done, spent, waited
+        )
         self.checkpoints.close(delete=True)
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
+        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+        images_NHWC, test = sources.in_memory(self.source), self.inputs.splits[number].test
+        metrics, arrays = analysis.measure(
+            self.cfgs[number],
+            self.source.mean,
+            self.source.std,
+            trained,
+            initial,
+            analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
+        )
+        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
+        return metrics
 
     def _write_progress(self) -> None:
         if not sharding.is_first():
@@ -255,6 +279,12 @@ EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy
 
 METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
 """Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
+
+
+def _of_run(parts: Any, number: int) -> Any:
+    """One of the S runs of pure dicts of arrays."""
+    return jax.tree.map(lambda leaf_S: leaf_S[number], parts)
+
 
 _programs: dict[Any, step.Program] = {}
 
@@ -353,19 +383,3 @@ def versions() -> dict[str, str]:
         commit = ""
     packages = {name: importlib.metadata.version(name) for name in ("mnet_jax", "jax", "jaxlib", "flax", "optax")}
     return packages | {"python": platform.python_version(), "commit": commit}
-
-
-@functools.cache
-def _on_devices(name: str, data_dir: str, resolution: int, mesh: jax.sharding.Mesh) -> tuple[jax.Array, ...]:
-    source = sources.load(name, data_dir, resolution)
-    return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (source.images_NHWC, source.labels_N))
-
-
-def _batches(indices: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """index_NB and mask_NB over all of `indices`, each exactly once; the last batch is filled up with masked images."""
-    batches = -(-len(indices) // batch)
-    index, mask = np.zeros((2, batches * batch), np.float32)
-    mask[: len(indices)] = 1
-    index = index.astype(np.int32)
-    index[: len(indices)] = indices
-    return index.reshape(batches, batch), mask.reshape(batches, batch)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mnet_jax import config, optim, sweep, train
-from mnet_jax.data import sources
+from mnet_jax import config, ops, optim, sweep, train
 from mnet_jax.models import init, mobilenet, specs, zoo
 
 
@@ -96,9 +95,9 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),
+        ("model.formulation", ops.FORMULATIONS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),
-        ("data.source", sources.SOURCES),
         ("task", train.TASKS),
     ],
 )

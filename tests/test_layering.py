@@ -11,7 +11,7 @@ WORDS = {"config", "models.specs", "results", "stats"}
 PARTS = {
     "ops": set(),
     "models": {"ops"},
-    "data": set(),
+    "data": {"figures"},
     "optim": set(),
     "sharding": set(),
     "tasks": set(),
@@ -22,13 +22,28 @@ ALLOWED = {
     "step": {"models", "tasks", "optim", "data", "sharding"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),
-    "train": {"step", "sweep", "checkpoint", "optim", "data", "models", "tasks", "sharding"},
+    "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
+    "inputs": {"data", "sharding"},
+    "train": {
+        "analysis",
+        "inputs",
+        "step",
+        "sweep",
+        "checkpoint",
+        "optim",
+        "data",
+        "models",
+        "ops",
+        "tasks",
+        "sharding",
+    },
     "runtime": set(),
     "workers": set(),
     "report": {"figures"},
+    "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
     "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
-INSIDE = {"report": ("summary", "words", "pictures", "render", "index")}
+INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""
 
 WORDS_KNOW = {"config": {"models.specs"}, "models.specs": set(), "results": set(), "stats": set()}

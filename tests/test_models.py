@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import nnx
 
 from mnet_jax import config, cost, models
 from mnet_jax.models import specs, weights
-from mnet_jax.models.layers import FakeQuant
+from mnet_jax.models.layers import ConvNorm, FakeQuant, hard_swish
 
 
 def model_config(name, **fields):
@@ -156,6 +157,59 @@ def test_training_moves_the_statistics_and_evaluation_does_not():
 def test_formulations_agree_on_the_whole_network():
     fast, lax = (models.build(tiny(formulation=way), nnx.Rngs(0)) for way in ("shift", "lax"))
     np.testing.assert_allclose(fast(images())[0], lax(images())[0], rtol=1e-4, atol=1e-5)
+
+
+def random_state(state, seed=0):
+    """Float64 weights and statistics that do something; variances are positive."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: random.uniform(0.2, 1.2, leaf.shape) * (1 if leaf.ndim == 1 else 0.3), state)
+
+
+LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dense": (("dense", 6, 4, 3, 2), {}),
+    "grouped": (("dense", 6, 4, 3), {"groups": 2}),
+    "pointwise": (("pointwise", 6, 4), {}),
+    "depthwise": (("depthwise", 6, 6, 3, 2), {}),
+    "no scale": (("pointwise", 6, 4), {"learn_scale": False}),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "act", [(0.0, 1.0), (-float("inf"), float("inf")), hard_swish], ids=["clip", "linear", "function"]
+)
+def test_a_folded_norm_is_the_norm(kind, act):
+    arguments, fields = LAYERS[kind]
+    with jax.enable_x64(True):
+        style = specs.style(tiny(formulation="shift"))
+        graphdef, state = nnx.split(ConvNorm(style, *arguments, **fields))
+        layer = nnx.merge(graphdef, random_state(state))
+        layer.eval()
+        x_BHWC = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 5, 6)))
+        convolved_BHWC = np.asarray(layer.convolve(x_BHWC, layer.kernel[...]))
+        scale, bias, mean, var = (
+            np.asarray(getattr(layer, name)[...]) if hasattr(layer, name) else 1.0
+            for name in ("scale", "bias", "mean", "var")
+        )
+        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + style.norm_eps) * scale + bias
+        assert 0.1 < np.mean(y_BHWC > 1) < 0.9
+        y_BHWC = act(jnp.asarray(y_BHWC)) if callable(act) else np.clip(y_BHWC, *act)
+        assert layer.folded()[1] is None
+        np.testing.assert_allclose(layer(x_BHWC, act), y_BHWC, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("fields", [{}, {"split": 2}, {"conv": "full"}, {"shortcut": "expansion"}])
+def test_a_folded_network_evaluates_as_the_plain_one(fields):
+    logits = []
+    with jax.enable_x64(True):
+        for formulation in ("shift", "lax"):
+            graphdef, state = nnx.split(models.build(tiny(formulation=formulation, **fields), nnx.Rngs(0)))
+            model = nnx.merge(graphdef, random_state(state))
+            model.eval()
+            logits.append(model(images().astype(jnp.float64))[0])
+    assert logits[0].dtype == np.float64
+    assert np.ptp(logits[0]) > 0.1
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-12, atol=1e-12)
 
 
 def test_width_multiplier_keeps_the_last_convolution_below_one():

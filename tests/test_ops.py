@@ -12,9 +12,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mnet_jax import config, step
 from mnet_jax.ops import FORMULATIONS
 from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
-from mnet_jax.ops.norm import batch_norm_act, norm_act_inference
+from mnet_jax.ops.norm import affine, affine_act, batch_norm_act
 from mnet_jax.ops.pointwise import dense_conv, pointwise
 
 INF = float("inf")
@@ -71,18 +72,21 @@ def assert_equals_lax(layer, x, k, exact=1e-12, single=1e-5, half=None):
         assert_close(run("shift", "float32"), expected, single)
 
 
-def valid_pads(size, kernel, stride, style):
-    padding = pads(size[1:3], kernel, stride, style)
-    assume(min(n + sum(p) - kernel for n, p in zip(size[1:3], padding, strict=True)) >= 0)
+def valid_pads(size, kernel, stride, style, dilation=1):
+    reach = (kernel - 1) * dilation + 1
+    padding = pads(size[1:3], reach, stride, style)
+    assume(min(n + sum(p) - reach for n, p in zip(size[1:3], padding, strict=True)) >= 0)
     return padding
 
 
 @draws(20)
-@given(size=sizes, kernel=st.integers(1, 5), stride=st.integers(1, 3), style=styles)
-def test_depthwise_shift_equals_lax(size, kernel, stride, style):
-    padding = valid_pads(size, kernel, stride, style)
+@given(
+    size=sizes, kernel=st.integers(1, 5), stride=st.integers(1, 3), style=styles, dilation=st.sampled_from([1, 1, 2, 3])
+)
+def test_depthwise_shift_equals_lax(size, kernel, stride, style, dilation):
+    padding = valid_pads(size, kernel, stride, style, dilation)
     x, k = normal(0, *size), normal(1, kernel, kernel, size[-1])
-    assert_equals_lax(lambda x, k, way: depthwise(x, k, stride, padding, way), x, k)
+    assert_equals_lax(lambda x, k, way: depthwise(x, k, stride, padding, way, dilation), x, k)
 
 
 @draws(12)
@@ -107,12 +111,36 @@ def test_convolutions_in_bfloat16(stride):
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding"), [(1, ((4, 0), (0, 6))), (2, ((0, 3), (5, 0))), (4, ((0, 0), (1, 0))), (3, ((2, 2), (0, 0)))]
+    ("stride", "padding", "dilation"),
+    [
+        (1, ((4, 0), (0, 6)), 1),
+        (2, ((0, 3), (5, 0)), 1),
+        (4, ((0, 0), (1, 0)), 1),
+        (3, ((2, 2), (0, 0)), 1),
+        (2, ((1, 5), (6, 3)), 4),
+    ],
 )
-def test_depthwise_takes_unequal_sides_and_any_padding(stride, padding):
-    """A 2x5 kernel, more padding than the kernel reaches, strides that leave inputs untouched."""
+def test_depthwise_takes_unequal_sides_and_any_padding(stride, padding, dilation):
+    """A 2x5 kernel, more padding than the kernel reaches, strides and dilations that leave inputs untouched."""
     x, k = normal(0, 2, 6, 9, 3), normal(1, 2, 5, 3)
-    assert_equals_lax(lambda x, k, way: depthwise(x, k, stride, padding, way), x, k)
+    assert_equals_lax(lambda x, k, way: depthwise(x, k, stride, padding, way, dilation), x, k)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_depthwise_has_second_derivatives(dilation):
+    """The gradient of the norm of the gradient, as in a gradient penalty."""
+    x, k = normal(0, 2, 6, 7, 3, dtype="float32"), normal(1, 3, 3, 3)
+
+    def penalty(x, k, way):
+        dx, dk = jax.grad(lambda x, k: jnp.sum(jnp.sin(depthwise(x, k, 2, ONES, way, dilation))), (0, 1))(x, k)
+        return jnp.sum(dx * dx) + jnp.sum(dk**3)
+
+    with jax.enable_x64(True):
+        x, k = x.astype("float64"), k.astype("float64")
+        shift, exact = (
+            jax.jit(jax.grad(lambda x, k, way=way: penalty(x, k, way), (0, 1)))(x, k) for way in ("shift", "lax")
+        )
+        assert_close(shift, exact, 1e-12)
 
 
 @pytest.mark.parametrize(("images", "block"), [(0, 1), (1, 1), (4, 3), (6, 6), (100, 6)])
@@ -159,6 +187,29 @@ def test_ranks_stay_low_with_seeds():
 
     shapes = re.findall(r"f32\[([\d,]+)\]", str(jax.make_jaxpr(jax.vmap(run))(x, k)))
     assert max(shape.count(",") + 1 for shape in shapes) == 6
+
+
+def ranks(jaxpr):
+    """Ranks of all arrays that a jaxpr makes, those of loops and calls within it included."""
+    for eqn in jaxpr.eqns:
+        yield from (len(out.aval.shape) for out in eqn.outvars)
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from ranks(inner)
+
+
+def test_ranks_stay_low_in_the_step_of_many_seeds(monkeypatch):
+    monkeypatch.setattr("mnet_jax.ops.norm.LOOP_BYTES", 0)
+    cfg = config.default()
+    tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": 2}
+    config.override(cfg, {f"model.{name}": value for name, value in tiny.items()})
+    program = step.build(cfg, 3, (0.5,) * 3, (0.25,) * 3, 1)
+    seeds, numbers = jnp.arange(3), jax.tree.map(lambda value: jnp.full(3, value, jnp.float32), config.knobs(cfg))
+    state = jax.eval_shape(program.init, seeds)
+    data = jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32), jnp.zeros((3, 1, 4), jnp.int32)
+    traced = jax.make_jaxpr(program.train)(state, numbers, *data, jnp.int32(0), jnp.int32(1))
+    assert max(ranks(traced.jaxpr)) == 6
 
 
 @pytest.mark.parametrize("kernel", range(1, 7))
@@ -210,8 +261,67 @@ def test_fused_norm_equals_autodiff(size, bounds, samples):
     assert_equals_lax(norm_layer(bounds[0], bounds[1], group), x, affine, exact=1e-11, single=1e-4)
 
 
-def test_norm_in_bfloat16():
+def loop_over_rows(monkeypatch, bytes_of_a_sum):
+    monkeypatch.setattr("mnet_jax.ops.norm.LOOP_BYTES", 0)
+    monkeypatch.setattr("mnet_jax.ops.norm.ACCUMULATOR_BYTES", bytes_of_a_sum)
+
+
+@pytest.mark.parametrize(("group", "rows"), [(0, 4), (3, 4), (1, 2)])
+def test_norm_in_a_loop_over_rows_equals_lax(monkeypatch, group, rows):
+    x, affine = normal(0, 6, 4, 4, 5), (normal(1, 5), normal(2, 5))
+    groups = 6 // group if group else 1
+    loop_over_rows(monkeypatch, groups * 5 * rows * 8)
+    layer = norm_layer(-0.5, 0.7, group)
+    with jax.enable_x64(True):
+        cast = jax.tree.map(lambda leaf: leaf.astype("float64"), (x, affine))
+        loop = str(jax.make_jaxpr(lambda x, k: gradients(layer, x, k, "shift"))(*cast))
+        assert f":f64[{groups},{rows},5]" in loop
+        assert loop.count("scan[") == 2
+        assert "scan[" not in str(jax.make_jaxpr(lambda x, k: gradients(layer, x, k, "lax"))(*cast))
+    assert_equals_lax(layer, x, affine, single=1e-4)
+    seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), (x, affine))
+    got = jax.jit(jax.vmap(lambda x, k: gradients(layer, x, k, "shift")))(*seeds)
+    assert_close(got, jax.vmap(lambda x, k: gradients(layer, x, k, "lax"))(*seeds), 1e-5)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_norm_has_second_derivatives(monkeypatch, loop):
+    """Through the statistics, too."""
+    if loop:
+        loop_over_rows(monkeypatch, 5 * 4 * 8)
+    x, affine = normal(0, 6, 4, 4, 5), (normal(1, 5), normal(2, 5))
+
+    def penalty(x, affine, way):
+        loss = lambda x, k: jnp.sum(jnp.sin(norm_layer(-0.5, 0.7, 0)(x, k, way)))  # noqa: E731
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jax.grad(loss, (0, 1))(x, affine)))
+
+    with jax.enable_x64(True):
+        cast = jax.tree.map(lambda leaf: leaf.astype("float64"), (x, affine))
+        shift, exact = (
+            jax.jit(jax.grad(lambda x, k, way=way: penalty(x, k, way), (0, 1)))(*cast) for way in ("shift", "lax")
+        )
+        assert_close(shift, exact, 1e-11)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize(("mean", "outlier", "tolerance"), [(1e2, 0, 1e-5), (-1e4, 0, 1e-5), (1e4, 30, 1e-4)])
+def test_the_variance_survives_a_large_mean(monkeypatch, loop, mean, outlier, tolerance):
+    """Variance 1 about a large mean; a first row 30 deviations off costs the one pass 900 roundings of 2**-24."""
+    if loop:
+        loop_over_rows(monkeypatch, 4 * 8 * 4)
+    x = mean + normal(0, 16, 8, 8, 4)
+    x = x.at[0, 0, 0].add(outlier)
+    exact = np.asarray(x, "float64")
+    _, got_mean, got_var = batch_norm_act(x, jnp.ones(4), jnp.zeros(4), -INF, INF, 1e-3, 0, "shift")
+    np.testing.assert_allclose(got_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got_var, exact.var((0, 1, 2)), rtol=tolerance)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_norm_in_bfloat16(monkeypatch, loop):
     """x is rounded to bfloat16, the parameters are not; the clip's mask is that of the rounded output."""
+    if loop:
+        loop_over_rows(monkeypatch, 2 * 7 * 2 * 4)
     x, affine = normal(0, 6, 5, 4, 7, dtype="bfloat16"), (normal(1, 7), normal(2, 7))
     layer = norm_layer(-0.5, 0.7, 3)
     fused, plain = (jax.jit(lambda x, k, way=way: gradients(layer, x, k, way))(x, affine) for way in ("auto", "lax"))
@@ -291,7 +401,7 @@ def test_no_gradient_to_the_bounds(way):
 def test_inference_with_the_batch_statistics_equals_training(dtype, tolerance):
     x, scale, bias = normal(0, 4, 3, 3, 5, dtype=dtype), normal(1, 5), normal(2, 5)
     y, mean, var = batch_norm_act(x, scale, bias, 0.0, 6.0, 1e-3, 0, "auto")
-    inference = norm_act_inference(x, scale, bias, mean, var, 0.0, 6.0, 1e-3)
+    inference = affine_act(x, *affine(scale, bias, mean, var, 1e-3), 0.0, 6.0)
     assert inference.dtype == x.dtype
     assert_close(inference, y, tolerance)
 

@@ -118,8 +118,8 @@ def test_a_layers_own_bias_is_told_from_its_norms(name):
     cfg.name = name
     model = nnx.eval_shape(lambda: models.structure(cfg))
     layers = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model)}
-    _, *parts = nnx.split(model, nnx.Param, nnx.BatchStat)
-    mask = optim.decay_mask(*map(nnx.to_pure_dict, parts), settings(decay_bias=True))
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), settings(decay_bias=True))
     biases = {}
     for path, on in jax.tree_util.tree_leaves_with_path(mask):
         *owner, leaf = (str(entry.key) for entry in path)

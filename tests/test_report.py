@@ -1,5 +1,6 @@
 """The report of synthetic workdirs: rows made here, of no training, so that every number is known."""
 
+import csv
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import report, results, stats
+from mnet_jax import figures, report, results, stats
 from mnet_jax.report import pictures, words
 from mnet_jax.report.summary import CHANCE
 from mnet_jax.results import Arm, Job, Run, Sweep
@@ -463,6 +464,36 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert {target[1:] for target in page.loads} <= set(names)
 
 
+def test_files_for_a_paper(tmp_path):
+    """CSV reads back as the rows; LaTeX has a cell for each column and no bare special letter."""
+    rows = write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu_6 & 50%")))
+    summary, drawn = report.write(tmp_path)
+    runs = list(csv.DictReader((tmp_path / "tables" / "runs.csv").read_text().splitlines()))
+    assert {(run["arm"], int(run["seed"])): float(run["accuracy"]) for run in runs} == pytest.approx(
+        {(row["arm"], row["seed"]): 100 * row["metrics"]["accuracy"] for row in rows}, rel=1e-5
+    )
+    (line,) = (
+        line
+        for line in csv.DictReader((tmp_path / "tables" / "arms.csv").read_text().splitlines())
+        if (line["arm"], line["metric"]) == ("relu_6 & 50%", "accuracy")
+    )
+    of = summary.comparisons[0].differences["accuracy"]
+    assert [float(line[name]) for name in ("difference", "difference_high", "p")] == pytest.approx(
+        [of.mean, of.high, of.p], rel=1e-5
+    )
+    latex = (tmp_path / "tables" / "differences_from_linear_uncorrected.tex").read_text()
+    body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0]
+    assert body.startswith(r"relu\_6 \& 50\% & ")
+    assert len(re.findall(r"(?<!\\)&", body)) == len(re.findall("r(?=r*})", latex.split("\n")[1])) - 1
+    assert "$-$" in body
+    for picture, again in zip(drawn, report.draw(tmp_path, summary), strict=True):
+        assert picture.pdf.startswith(b"%PDF")
+        assert (again.svg, again.pdf) == (picture.svg, picture.pdf)
+    assert (
+        len(list((tmp_path / "figures").glob("*.pdf"))) == len(list((tmp_path / "figures").glob("*.svg"))) == len(drawn)
+    )
+
+
 def test_names_are_escaped(tmp_path):
     name = "<b>bold"
     claim = {**CLAIM, "text": "<script>alert(1)</script>", "contrasts": []}
@@ -477,9 +508,7 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    from mnet_jax import figures
-
-    costs = [figures.Cost(name, 1.2e6, 43e3, stats.estimate([97.0, 98.0])) for name in "abcd"]
+    costs = [figures.Cost(name, 1.2e6, 43e3, math.nan, stats.estimate([97.0, 98.0])) for name in "abcd"]
     figure = figures.accuracy_vs_cost(costs, "accuracy, %")
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -492,8 +521,6 @@ def test_equal_costs_do_not_hide_one_another():
 
 def test_drawing_leaves_matplotlib_as_it_was():
     import matplotlib
-
-    from mnet_jax import figures
 
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
@@ -555,3 +582,71 @@ def test_the_readme_table_is_written_between_its_comments(tmp_path):
     readme.write_text("# Title\n<!-- results -->\n")
     with pytest.raises(ValueError, match="has no lines '<!-- results -->' and '<!-- end of results -->'"):
         report.write_readme(readme, summaries)
+
+
+# What the claim asks to be drawn.
+
+
+def test_a_grid_has_every_cell_with_its_interval(tmp_path):
+    names = {f"{act}@{width}": [width, act] for width in (8, 16) for act in ("linear", "relu6")}
+    claim = {**CLAIM, "contrasts": [], "grid": {"x": "width", "y": "activation", "cells": names}}
+    write_workdir(tmp_path, make_sweep(*map(arm, names), claim=claim, seeds=range(4)))
+    summary = report.summarize(tmp_path)
+    (picture,) = (picture for picture in report.draw(tmp_path, summary) if picture.title == "Interaction")
+    for of_arm in summary.arms:
+        found = of_arm.estimate("accuracy")
+        assert f"{found.mean:.2f}" in picture.svg
+        assert f"±{found.high - found.mean:.2f}" in picture.svg
+
+
+def test_the_fit_is_that_of_numpy_and_has_the_papers_beside_it(tmp_path):
+    """Four arms on a line of 2 points a doubling, the paper's on one of 5."""
+    arms = [replace(arm(f"w{width}"), cost={**COST, "madds": 1e6 * width}) for width in (1, 2, 4, 8)]
+    points = [{"label": "V1", "x": 1e8 * 2**step, "accuracy": 60 + 5 * step} for step in range(3)]
+    curve = {"x": "madds", "points": {}, "series": {"width": [arm.name for arm in arms]}}
+    claim = {**CLAIM, "contrasts": [], "curve": curve, "published_points": points}
+    accuracy = {arm.name: 0.90 + 0.02 * step for step, arm in enumerate(arms)}
+    write_workdir(
+        tmp_path,
+        make_sweep(*arms, claim=claim, seeds=range(3)),
+        metrics=lambda run: {"accuracy": accuracy[run.arm] + 0.001 * run.seed, "nll": 0.1},
+    )
+    (picture,) = (p for p in report.draw(tmp_path, report.summarize(tmp_path)) if p.title == "Log-linear fit")
+    assert "+2 a doubling" in picture.svg
+    assert "+5 a doubling" in picture.svg
+    _, residuals, _ = picture.figure.axes
+    left_over = [float(line.get_ydata()[0]) for line in residuals.lines if line.get_marker() == "o"]
+    assert left_over == pytest.approx([0] * 4)
+    x, y = np.array([1.0, 2, 4, 8]), np.array([3.0, 1, 4, 1])
+    expected = scipy_stats.linregress(np.log2(x), y)
+    assert stats.log_line(x, y) == pytest.approx((expected.intercept, expected.slope))
+
+
+def test_the_pareto_front_is_what_nothing_cheaper_exceeds():
+    costs, values = np.array([1.0, 2, 2, 3, 4]), np.array([70.0, 75, 76, 74, 77])
+    assert figures._pareto(costs, values) == [0, 2, 4]
+
+
+def test_latency_is_drawn_where_it_was_measured(tmp_path):
+    printed = {"linear": {"top1": 72.0, "madds_m": 300, "params_m": 3.4, "latency_ms": 75}}
+    sweep = make_sweep(*THREE, seeds=range(2), claim={**CLAIM, "printed": printed})
+    write_workdir(tmp_path / "with", sweep, metrics=lambda run: make_metrics(run) | {"latency_ms": 3.0 + run.seed})
+    write_workdir(tmp_path / "without", replace(sweep, claim=CLAIM))
+    with_it, without = (
+        next(p for p in report.draw(tmp_path / name, report.summarize(tmp_path / name)) if p.title == "What it costs")
+        for name in ("with", "without")
+    )
+    assert len(with_it.figure.axes) == 6, "three costs, here and in the paper"
+    assert len(without.figure.axes) == 2
+
+
+def test_many_metrics_leave_the_terminal_to_the_first(tmp_path):
+    def metrics(run):
+        return make_metrics(run) | {f"inside_{index}": index + 0.1 * run.seed for index in range(7)}
+
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
+    _, text, markdown, html = rendered(tmp_path)
+    assert max(map(len, text.split("\n"))) <= 100
+    assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in " ".join(text.split())
+    for page in (markdown, html):
+        assert "6.10 [5.85, 6.35]" in page

@@ -73,10 +73,10 @@ def fashion(small: None, tmp_path: Path) -> sources.Source:
 
 def assert_holds(source: sources.Source, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
     for pool, (images, labels) in zip((source.train_pool, source.test_pool), parts, strict=True):
-        np.testing.assert_array_equal(source.images_NHWC[pool], images)
+        np.testing.assert_array_equal(sources.in_memory(source)[pool], images)
         np.testing.assert_array_equal(source.labels_N[pool], labels)
-    assert len(source.images_NHWC) == len(source.train_pool) + len(source.test_pool)
-    assert source.images_NHWC.dtype == np.uint8
+    assert len(source.images) == len(source.train_pool) + len(source.test_pool)
+    assert sources.in_memory(source).dtype == np.uint8
     assert source.labels_N.dtype == np.int32
 
 
@@ -90,8 +90,8 @@ def test_digits_are_those_of_scikit_learn_enlarged_bilinearly():
     source = sources.load("digits")
     pixels, labels = load_digits(return_X_y=True)
     np.testing.assert_array_equal(source.labels_N, labels)
-    assert source.images_NHWC.shape == (1797, 16, 16, 1)
-    for image, original in zip(source.images_NHWC[::100, :, :, 0], pixels[::100], strict=True):
+    assert source.images.shape == (1797, 16, 16, 1)
+    for image, original in zip(sources.in_memory(source)[::100, :, :, 0], pixels[::100], strict=True):
         bilinear = Image.fromarray(original.reshape(8, 8).astype(np.float32)).resize(
             (16, 16), Image.Resampling.BILINEAR
         )
@@ -108,17 +108,17 @@ def test_digits_are_the_same_data_everywhere():
 def test_smaller_images_are_those_of_pillow_and_the_same_data():
     image_module = pytest.importorskip("PIL.Image")
     source, small = sources.load("digits"), sources.load("digits", resolution=12)
-    assert small.images_NHWC.shape == (1797, 12, 12, 1)
+    assert small.images.shape == (1797, 12, 12, 1)
     assert small.fingerprint == source.fingerprint
-    assert not small.images_NHWC.flags.writeable
-    for before, after in zip(source.images_NHWC[:20, ..., 0], small.images_NHWC[:20, ..., 0], strict=True):
+    assert not small.images.flags.writeable
+    for before, after in zip(source.images[:20, ..., 0], small.images[:20, ..., 0], strict=True):
         expected = image_module.fromarray(before).resize((12, 12), image_module.Resampling.BILINEAR)
         np.testing.assert_allclose(after.astype(int), np.asarray(expected).astype(int), atol=1)
 
 
 def test_a_plan_needs_no_pixels():
     source = sources.outline("imagenet2012")
-    assert source.images_NHWC.shape == (1_331_167, 224, 224, 3)
+    assert source.images.shape == (1_331_167, 224, 224, 3)
     assert (source.classes, len(source.train_pool), len(source.test_pool)) == (1000, 1_281_167, 50_000)
     assert sources.outline("digits") is sources.load("digits")
 
@@ -182,7 +182,7 @@ def test_the_fingerprint_tells_data_apart(small: None, tmp_path: Path):
 
 def test_arrays_are_loaded_once_and_are_read_only(fashion: sources.Source, tmp_path: Path):
     assert sources.load("fashion_mnist", str(tmp_path)) is fashion
-    for array in (fashion.images_NHWC, fashion.labels_N, fashion.train_pool, fashion.test_pool):
+    for array in (sources.in_memory(fashion), fashion.labels_N, fashion.train_pool, fashion.test_pool):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
@@ -279,7 +279,7 @@ def test_the_folder_is_the_argument_then_the_environment_then_the_cache(fashion,
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'cifar_10'.*did you mean 'cifar10'.*digits, fashion_mnist, cifar10"):
+    with pytest.raises(ValueError, match=r"'cifar_10'.*did you mean 'cifar10'.*data.prepare cifar_10 --data_dir"):
         sources.load("cifar_10")
 
 
@@ -299,7 +299,7 @@ def test_published_mean_and_deviation(name: str, images: tuple[int, ...], mean: 
     if not (Path(os.environ.get("MNET_DATA_DIR", "/nonexistent")) / name).exists():
         pytest.skip("MNET_DATA_DIR does not hold it")
     source = sources.load(name)
-    assert source.images_NHWC.shape == images
+    assert source.images.shape == images
     digits = 5e-6 if name == "fashion_mnist" else 5e-9
     np.testing.assert_allclose(source.mean, mean, rtol=0, atol=digits)
     np.testing.assert_allclose(source.std, std, rtol=0, atol=digits)

@@ -35,7 +35,7 @@ class Bench:
             for seed, split in zip(seeds, self.splits, strict=True)
         ]
         self.order = jnp.asarray(np.stack(orders))
-        self.data = jnp.asarray(digits.images_NHWC), jnp.asarray(digits.labels_N)
+        self.data = jnp.asarray(digits.images), jnp.asarray(digits.labels_N)
         mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices or jax.devices()[:1])
         self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1], mesh)
         self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
@@ -46,7 +46,7 @@ class Bench:
         count = self.order.shape[1] if count is None else count
         state = jax.tree.map(jnp.copy, state)  # the step donates its argument
         return self.program.train(
-            state, knobs or self.knobs, *self.data, self.order, jnp.int32(first), jnp.int32(count)
+            state, knobs or self.knobs, self.data, (self.order,), jnp.int32(first), jnp.int32(count)
         )
 
 
@@ -118,13 +118,13 @@ def test_every_image_is_counted_once(bench, digits):
     index, mask = np.zeros((2, 2, 1000), np.int32), np.zeros((2, 2, 1000), np.float32)
     index.reshape(2, -1)[:, : len(test)] = test
     mask.reshape(2, -1)[:, : len(test)] = 1
-    sums = bench.program.evaluate(bench.state, bench.knobs, *bench.data, index, mask)
+    sums = bench.program.evaluate(bench.state, bench.knobs, bench.data, (index, mask))
     small = bench.program.evaluate(
-        bench.state, bench.knobs, *bench.data, index.reshape(2, 20, 100), mask.reshape(2, 20, 100)
+        bench.state, bench.knobs, bench.data, (index.reshape(2, 20, 100), mask.reshape(2, 20, 100))
     )
     np.testing.assert_array_equal(sums["correct"], small["correct"])
     np.testing.assert_allclose(sums["nll"], small["nll"], rtol=1e-5)
-    none = bench.program.evaluate(bench.state, bench.knobs, *bench.data, index, 0 * mask)
+    none = bench.program.evaluate(bench.state, bench.knobs, bench.data, (index, 0 * mask))
     assert none["correct"].tolist() == none["nll"].tolist() == [0, 0]
 
 
@@ -144,9 +144,9 @@ def test_averaged_weights_are_what_is_evaluated(digits):
     params, ema = state["params"]["classifier"]["kernel"], state["ema"]["classifier"]["kernel"]
     assert jnp.any(params != ema)
     index, mask = jnp.arange(100)[None, None], jnp.ones((1, 1, 100))
-    scores = bench.program.evaluate(state, bench.knobs, *bench.data, index, mask)
-    swapped = bench.program.evaluate(state | {"params": state["ema"]}, bench.knobs, *bench.data, index, mask)
-    plain = bench.program.evaluate(state | {"ema": state["params"]}, bench.knobs, *bench.data, index, mask)
+    scores = bench.program.evaluate(state, bench.knobs, bench.data, (index, mask))
+    swapped = bench.program.evaluate(state | {"params": state["ema"]}, bench.knobs, bench.data, (index, mask))
+    plain = bench.program.evaluate(state | {"ema": state["params"]}, bench.knobs, bench.data, (index, mask))
     assert scores["nll"] == swapped["nll"]
     assert scores["nll"] != plain["nll"]
 
@@ -177,7 +177,7 @@ def test_shift_and_flip_move_pixels_and_nothing_else():
 
 
 def test_normalized_images_have_mean_zero_and_deviation_one(digits):
-    x = augment.normalize(jnp.asarray(digits.images_NHWC), digits.mean, digits.std)
+    x = augment.normalize(jnp.asarray(digits.images), digits.mean, digits.std)
     assert abs(float(x.mean())) < 1e-3
     assert abs(float(x.std()) - 1) < 1e-3
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 from tiny import EXPERIMENT, write
 
-from mnet_jax import results, sweep, train
+from mnet_jax import inputs, results, sweep, train
 
 
 def make(folder, text=EXPERIMENT, **overrides):
@@ -33,7 +33,7 @@ def weights(folder, plan):
 def chunks_of_three():
     """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "CHUNK_STEPS", 3)
+        patch.setattr(inputs, "CHUNK_STEPS", 3)
         yield
 
 
@@ -53,9 +53,10 @@ def test_rows_hold_what_a_reader_asks(unbroken):
     assert row["data"]["split"].startswith("64 training images drawn by the seed")
     assert 0 <= row["metrics"]["accuracy"] <= 1
     assert row["metrics"]["nll"] > 0
-    assert set(row["timing"]) == {"start", "compile", "steps", "evaluation", "writing", "finished"}
+    assert set(row["timing"]) == {"start", "compile", "data", "steps", "evaluation", "writing", "finished"}
     assert row["diverged_at"] is None
     assert row["device"]["platform"] == "cpu"
+    assert row["device"]["depthwise"] == "shift"  # eight devices share the batch
 
 
 def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):
@@ -88,7 +89,7 @@ def test_saved_weights_score_what_the_row_says(unbroken):
     source = sources.load("digits", "")
     split = sources.split(source, 0, 64, 0)
     model = files.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")
-    logits, _ = model(augment.normalize(source.images_NHWC[split.test], source.mean, source.std))
+    logits, _ = model(augment.normalize(sources.in_memory(source)[split.test], source.mean, source.std))
     accuracy = float(np.mean(np.argmax(logits, -1) == source.labels_N[split.test]))
     assert accuracy == pytest.approx(results.read_rows(folder, plan.runs)[1]["metrics"]["accuracy"], abs=1e-3)
 

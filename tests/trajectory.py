@@ -43,11 +43,11 @@ def train(devices, steps=30, seeds=(0,), dtype=np.float64, **overrides):
     knobs = config.Knobs(
         *(sharding.put(mesh, sharding.RUNS, np.full(len(seeds), value, dtype)) for value in config.knobs(cfg))
     )
-    images, labels = (sharding.put(mesh, sharding.EVERYWHERE, array) for array in (digits.images_NHWC, digits.labels_N))
+    images, labels = (sharding.put(mesh, sharding.EVERYWHERE, array) for array in (digits.images, digits.labels_N))
     order = sharding.put(mesh, sharding.BATCHES, np.stack(orders))
     losses = []
     for number in range(steps):
-        state, sums = program.train(state, knobs, images, labels, order, np.int32(number), np.int32(1))
+        state, sums = program.train(state, knobs, (images, labels), (order,), np.int32(number), np.int32(1))
         losses.append(np.asarray(sums["loss"]))
     parts = {name: sharding.fetch(state[name]) for name in ("params", "batch_stats", "opt")}
     return np.stack(losses), parts

@@ -14,8 +14,6 @@ from mnet_jax import config, cost
 from mnet_jax.cost import conventions
 from mnet_jax.models import specs
 
-RESOLUTIONS = {"alexnet": 227, "inception_v3": 299}
-"""Where the published one is not 224."""
 SPLITS = (1, 2, 3, 6)
 NOT_COST = ("name", "init", "dropout", "formulation")
 
@@ -123,7 +121,7 @@ def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int
     overrides = {field: value for field, value in vars(args).items() if value is not None} | fields
     known = {f"model.{field}": value for field, value in overrides.items() if f"model.{field}" in config.KNOBS}
     config.override(cfg, {"model.name": name, **known}, "cost")
-    resolution = RESOLUTIONS.get(name, 224) if args.resolution is None else args.resolution
+    resolution = conventions.RESOLUTIONS.get(name, 224) if args.resolution is None else args.resolution
     return cfg.model, resolution, cost.count(cfg.model, resolution, bytes_per_element=args.bytes)
 
 

@@ -10,6 +10,9 @@ from mnet_jax.cost.counting import CONVOLUTIONS, WEIGHTED, Layer
 
 Layers = Sequence[Layer]
 
+RESOLUTIONS = {"alexnet": 227, "inception_v3": 299}
+"""Networks whose published one is not 224."""
+
 
 def kind(layer: Layer) -> str:
     """The words of V1's Table 2: "conv 1x1", "depthwise conv 3x3", "dense"; of other layers, their type."""

@@ -1,1 +1,1 @@
-"""Images and labels in memory, and which of them a seed trains on, holds out, and in what order."""
+"""Images and labels, which of them a seed trains on and in what order, and how they reach the step."""

@@ -1,6 +1,6 @@
-"""Labelled images in memory, and what the seed decides about them: the split and the order of an epoch.
+"""Labelled images, in memory or on disk, and what the seed decides about them: the split and the order of an epoch.
 
-Nothing is ever downloaded. Splits and orders sort the raw bits of a Philox generator whose 128-bit key is
+Nothing is ever downloaded here. Splits and orders sort the raw bits of a Philox generator whose 128-bit key is
 (seed, purpose), so the two never share a stream. numpy keeps these bits the same in every version (NEP 19),
 which it does not promise of `permutation`.
 """
@@ -17,25 +17,28 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mnet_jax.data import pixels, stored
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set in memory; its arrays are read-only.
+    """A data set; its arrays are read-only.
 
-    `images_NHWC`  uint8.
+    `images`       uint8 [N, H, W, C] in memory, or encoded on disk.
     `labels_N`     int32, from 0 to `classes` - 1.
     `train_pool`   int64 indices of the images that a seed may train on.
     `test_pool`    int64 indices of those it may hold out: the same ones where there is no fixed test set.
     `mean`, `std`  of each channel over the training pool, of images scaled to [0, 1].
-    `fingerprint`  12 hexadecimal digits of the SHA-256 of name, shapes, labels and image bytes.
+    `fingerprint`  12 hexadecimal digits of the SHA-256 of name, shapes, labels and image bytes; of images on disk,
+                   name, version, parts, counts and labels.
     """
 
     name: str
-    images_NHWC: np.ndarray
+    images: np.ndarray | stored.Records
     labels_N: np.ndarray
     class_names: tuple[str, ...]
     train_pool: np.ndarray
@@ -47,6 +50,21 @@ class Source:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C); H and W are 0 where the images differ in size."""
+        _, H, W, C = (0, *self.images.shape) if isinstance(self.images, stored.Records) else self.images.shape
+        return H, W, C
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 [H, W, C]. Raises ValueError, which names the image, where it is damaged."""
+        if isinstance(self.images, np.ndarray):
+            return self.images[index]
+        try:
+            return pixels.decode(self.images[index], self.shape[-1])
+        except Exception as error:  # file formats and decoders raise what the bytes lead them to
+            raise pixels.Damaged(f"{self.name}: {self.images.where(index)}: {error}") from error
 
     @property
     def one_pool(self) -> bool:
@@ -89,14 +107,14 @@ PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
 
 
 @functools.cache
-def outline(name: str, data_dir: str = "") -> Source:
-    """What a plan needs to know: the source without its pixels where it is one of `PLANNED`, otherwise as by `load`."""
-    if name not in PLANNED:
-        return load(name, data_dir)
+def outline(name: str, data_dir: str = "", train_split: str = "train", test_split: str = "") -> Source:
+    """What a plan needs to know: as by `load`; of one of `PLANNED` that is not there, all but the pixels."""
+    if name not in PLANNED or stored.find(root(data_dir) / name, name) is not None:
+        return load(name, data_dir, train_split, test_split)
     shape, train, test, classes = PLANNED[name]
     return Source(
         name=name,
-        images_NHWC=np.broadcast_to(np.uint8(0), (train + test, *shape)),
+        images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
         labels_N=np.broadcast_to(np.int32(0), train + test),
         class_names=("",) * classes,
         train_pool=np.arange(train),
@@ -107,33 +125,115 @@ def outline(name: str, data_dir: str = "") -> Source:
     )
 
 
-def load(name: str, data_dir: str = "", resolution: int = 0) -> Source:
-    """Loads a data set, once per process.
+def load(
+    name: str, data_dir: str = "", train_split: str = "train", test_split: str = "", resolution: int = 0
+) -> Source:
+    """Loads a data set, once per process. Of images on disk only the facts are read.
 
     Args:
-      name: a key of `SOURCES`.
-      data_dir: the folder that holds a folder of that name; "" = the environment variable MNET_DATA_DIR, or
-        else ~/.cache/mnet_jax. "digits" needs no file: it comes with scikit-learn.
+      name: of the folder that holds the data: what `python -m mnet_jax.data.prepare` has written (TFDS's words, such
+        as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`, or the original files of a key of
+        `SOURCES`. "digits" needs no folder: it comes with scikit-learn.
+      data_dir: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
+      train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
+      test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
       resolution: height and width that the images are resized to (V1's resolution multiplier); 0 = as they are. The
         fingerprint stays that of the images as they are, so that arms of other resolutions compare.
 
     Raises:
-      ValueError: the name is unknown, a file is missing (with where to get it), or a file is damaged.
+      ValueError: it is not there (with the command that gets it) or damaged, or a split is unknown.
     """
-    if name not in SOURCES:
-        nearest = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"data source {name!r} is unknown: {hint}allowed are {', '.join(SOURCES)}")
-    folder = Path(data_dir or os.environ.get("MNET_DATA_DIR") or "~/.cache/mnet_jax").expanduser()
-    return _load(name, folder, resolution)
+    return _load(name, root(data_dir), train_split, test_split, resolution)
+
+
+def chosen(data: Any) -> Source:
+    """The source that the knobs `data` name."""
+    return load(data.source, data.dir, data.train_split, data.test_split, data.resolution)
+
+
+def root(data_dir: str = "") -> Path:
+    """The folder of the data sets."""
+    return Path(data_dir or os.environ.get("MNET_DATA_DIR") or "~/.cache/mnet_jax").expanduser()
 
 
 @functools.cache
-def _load(name: str, data_dir: Path, resolution: int) -> Source:
+def _load(name: str, data_dir: Path, train_split: str, test_split: str, resolution: int) -> Source:
     if resolution:
-        source = _load(name, data_dir, 0)
-        return replace(source, images_NHWC=resized(source.images_NHWC, resolution))
+        source = _load(name, data_dir, train_split, test_split, 0)
+        return replace(source, images=resized(in_memory(source), resolution))
+    store = None if name == "digits" else stored.find(data_dir / name, name)
+    if store is not None:
+        return from_store(store, train_split, test_split)
+    if (train_split, test_split) != ("train", ""):
+        raise ValueError(
+            f"data.train_split={train_split!r}, data.test_split={test_split!r} need prepared data; "
+            f"{data_dir / name} holds none: {stored.command(name)}"
+        )
+    if name not in SOURCES:
+        nearest = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(
+            f"data source {name!r} is not in {data_dir}: {hint}prepare it with `{stored.command(name)} "
+            f"--data_dir {data_dir}`, or put images into {data_dir / name} as train/CLASS/*; 'digits' needs no file"
+        )
     return SOURCES[name](data_dir / name)
+
+
+def from_store(store: stored.Store, train_split: str = "train", test_split: str = "") -> Source:
+    """A measured data set on disk; see `load`."""
+    measured = stored.read_facts(store)
+    if measured is None:
+        raise ValueError(f"{store.path} was not measured yet: {stored.command(store.name)}")
+    facts, labels = measured
+    labelled = {split: size for split, size in store.sizes.items() if labels[split].min(initial=0) >= 0}
+    choices = [split for split in ("test", "validation", "val") if split in labelled]
+    words = train_split, test_split or (choices[0] if choices else train_split)
+    starts = dict(zip(store.sizes, np.cumsum([0, *store.sizes.values()]).tolist(), strict=False))
+    parts = [stored.ranges(word, labelled) for word in words]
+    pools = [
+        np.concatenate([np.arange(starts[split] + first, starts[split] + last) for split, first, last in part])
+        for part in parts
+    ]
+    if parts[0] != parts[1] and len(np.intersect1d(pools[0], pools[1])):
+        raise ValueError(f"train_split={words[0]!r} and test_split={words[1]!r} share images")
+    labels_N = np.concatenate([labels[split] for split in store.sizes])
+    digest = hashlib.sha256(repr((facts.name, facts.version, parts, sorted(facts.labels.items()))).encode())
+    for array in (labels_N, *pools):
+        array.flags.writeable = False
+    return Source(
+        name=facts.name,
+        images=stored.Records(store, facts.shape),
+        labels_N=labels_N,
+        class_names=facts.class_names,
+        train_pool=pools[0],
+        test_pool=pools[1],
+        mean=facts.mean,
+        std=facts.std,
+        fingerprint=digest.hexdigest()[:12],
+    )
+
+
+def from_arrays(name: str, *parts: tuple[np.ndarray, np.ndarray], class_names: tuple[str, ...]) -> Source:
+    """A data set from arrays: (uint8 [N, H, W, C], integers [N]) to train on and, if there is one, the test set."""
+    for images, labels in parts:
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+            came = f"{images.dtype}{list(images.shape)} with labels {labels.dtype}{list(labels.shape)}"
+            raise ValueError(f"{name}: {came}; allowed: uint8[N, H, W, C] with integers[N]")
+        _check_labels(class_names, labels)
+    return _source(name, *parts, class_names=class_names)
+
+
+def in_memory(source: Source) -> np.ndarray:
+    """All images, uint8 [N, H, W, C]; those on disk are decoded. Raises ValueError where they differ in size."""
+    if isinstance(source.images, np.ndarray):
+        return source.images
+    H, W, C = source.shape
+    if not H:
+        raise ValueError(f"the images of {source.name} differ in size: set data.size to what they are cropped to")
+    images = np.empty((len(source.images), H, W, C), np.uint8)
+    for index in range(len(images)):
+        images[index] = source.image(index)
+    return images
 
 
 def resized(images_NHWC: np.ndarray, resolution: int) -> np.ndarray:
@@ -169,7 +269,7 @@ def digits(folder: Path) -> Source:
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     with _naming(path):
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8).reshape(SIZES["digits"][0], 65)
-        _check_labels("digits", table[:, 64])
+        _check_labels(CLASS_NAMES["digits"], table[:, 64])
     weights = _triangles(8, 16)
     images = np.rint(weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T * (255 / 16))
     return _source("digits", (images[..., None].astype(np.uint8), table[:, 64]))
@@ -188,7 +288,7 @@ def fashion_mnist(folder: Path) -> Source:
             images_NHW = _read_idx(folder / images, (size, 28, 28))
         with _naming(folder / labels):
             labels_N = _read_idx(folder / labels, (size,))
-            _check_labels("fashion_mnist", labels_N)
+            _check_labels(CLASS_NAMES["fashion_mnist"], labels_N)
         parts.append((images_NHW[..., None], labels_N))
     return _source("fashion_mnist", *parts)
 
@@ -279,7 +379,7 @@ def _shuffled(indices: np.ndarray, seed: int, purpose: str, epoch: int = 0) -> n
     return indices[np.argsort(bits, kind="stable")]
 
 
-def _source(name: str, *parts: tuple[np.ndarray, np.ndarray]) -> Source:
+def _source(name: str, *parts: tuple[np.ndarray, np.ndarray], class_names: tuple[str, ...] = ()) -> Source:
     """Joins (images, labels) of training and, where there is one, the fixed test set, and measures them."""
     images = np.ascontiguousarray(np.concatenate([images for images, _ in parts]))
     labels = np.concatenate([labels for _, labels in parts]).astype(np.int32)
@@ -301,9 +401,9 @@ def _source(name: str, *parts: tuple[np.ndarray, np.ndarray]) -> Source:
         array.flags.writeable = False
     return Source(
         name=name,
-        images_NHWC=images,
+        images=images,
         labels_N=labels,
-        class_names=CLASS_NAMES[name],
+        class_names=class_names or CLASS_NAMES[name],
         train_pool=pool,
         test_pool=test_pool,
         mean=tuple((mean / 255).tolist()),
@@ -335,7 +435,7 @@ def _read_cifar10_archive(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
             if missing := set(names) - files.keys():
                 raise ValueError(f"it holds no {', '.join(sorted(missing))}")
             records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(size, 3_073)
-            _check_labels("cifar10", records[:, 0])
+            _check_labels(CLASS_NAMES["cifar10"], records[:, 0])
             parts.append((records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]))
     return parts
 
@@ -355,7 +455,7 @@ def _read_sheets(folder: Path, part: str, size: int) -> tuple[np.ndarray, np.nda
         labels = np.load(path)
         if labels.shape != (size,) or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"it holds {labels.dtype}{list(labels.shape)}, expected are {size} integers")
-        _check_labels("cifar10", labels)
+        _check_labels(CLASS_NAMES["cifar10"], labels)
     return np.concatenate(sheets), labels
 
 
@@ -370,15 +470,15 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_labels(name: str, labels: np.ndarray) -> None:
-    classes = len(CLASS_NAMES[name])
+def _check_labels(class_names: tuple[str, ...], labels: np.ndarray) -> None:
+    classes = len(class_names)
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"its labels go from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
 
 
 def _missing(name: str, path: Path, files: str, home: str) -> ValueError:
     return ValueError(
-        f"data source {name!r} needs {path}, which does not exist. Nothing is downloaded: put {files} from "
-        f"{home} into {path.parent}, or name another folder that holds {name}/ by --config.data.dir= or the "
-        "environment variable MNET_DATA_DIR"
+        f"data source {name!r} needs {path}, which does not exist: put {files} from {home} into {path.parent}, or "
+        f"get it with `{stored.command(name)} --data_dir {path.parent.parent}`, or name another folder that holds "
+        f"{name}/ by --config.data.dir= or the environment variable MNET_DATA_DIR"
     )

@@ -10,7 +10,7 @@ from jax import lax
 
 from mnet_jax.models.layers import Bounds, ConvNorm
 from mnet_jax.models.specs import ACTIVATIONS, Block, Network
-from mnet_jax.ops.norm import norm_act_inference
+from mnet_jax.ops.norm import affine_act
 from mnet_jax.ops.pointwise import pointwise
 
 
@@ -80,18 +80,18 @@ class InvertedResidual(nnx.Module):
     def _project_in_parts(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
         """The projection as a sum over groups of expanded channels (Sandler et al. 2018, section 5.1)."""
         last, size = self.project, self.project.kernel.shape[0] // self.split
+        whole_EC, gain_C, shift_C = last.folded()
 
         def part(index: jax.Array | int) -> jax.Array:
             # The projection's inputs are outputs of the two layers before it, and those the last axis of their arrays.
             expand, filters = (_sliced(layer, index * size, size) for layer in (self.expand, self.depthwise))
-            kernel_EC = lax.dynamic_slice_in_dim(last.kernel[...], index * size, size, 0)
+            kernel_EC = lax.dynamic_slice_in_dim(whole_EC, index * size, size, 0)
             return pointwise(filters(expand(x_BHWC, self.act), self.act), kernel_EC, last.style.formulation)
 
         # A loop, as XLA would start all parts of a written-out sum at once, and hold them all.
         zeros_BHWC = jnp.zeros_like(jax.eval_shape(part, 0))
         y_BHWC = lax.fori_loop(0, self.split, lambda index, sum_BHWC: sum_BHWC + part(index), zeros_BHWC)
-        statistics = (last.scale[...], last.bias[...], last.mean[...], last.var[...])
-        return norm_act_inference(y_BHWC, *statistics, *bounds, last.style.norm_eps)
+        return affine_act(y_BHWC, gain_C, shift_C, *bounds)
 
 
 def _sliced(layer: ConvNorm, start: jax.Array | int, size: int) -> ConvNorm:

@@ -11,7 +11,7 @@ from jax import lax
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import Style
-from mnet_jax.ops import accumulator, depthwise, norm, pointwise
+from mnet_jax.ops import accumulator, choose, depthwise, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
@@ -90,9 +90,9 @@ class Conv(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
-    def convolve(self, x_BHWC: jax.Array) -> jax.Array:
-        """The convolution alone."""
-        x_BHWC, kernel = computed(x_BHWC, self.style), computed(self.kernel[...], self.style)
+    def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution alone, with a kernel of the shape of the layer's."""
+        x_BHWC, kernel = computed(x_BHWC, self.style), computed(kernel, self.style)
         formulation = self.style.formulation
         if self.kind == "pointwise":
             return pointwise.pointwise(x_BHWC, kernel, formulation)
@@ -113,7 +113,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
         """Returns y_BHWC after `act`."""
-        y_BHWC = self.convolve(x_BHWC)
+        y_BHWC = self.convolve(x_BHWC, self.kernel[...])
         if hasattr(self, "bias"):
             y_BHWC = y_BHWC + computed(self.bias[...], self.style)[None, None, None]
         return activate(y_BHWC, act)
@@ -169,21 +169,42 @@ class ConvNorm(Conv):
 
     def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
         """Returns y_BHWC after `act`."""
-        style, bias = self.style, self.bias[...]
-        y_BHWC = self.convolve(x_BHWC)
-        scale = self.scale[...] if hasattr(self, "scale") else jnp.ones_like(bias)
-        (low, high), eps = LINEAR if callable(act) else act, style.norm_eps
+        style = self.style
+        low, high = LINEAR if callable(act) else act
         if self.use_running_average:
-            y_BHWC = norm.norm_act_inference(y_BHWC, scale, bias, self.mean[...], self.var[...], low, high, eps)
+            kernel, gain_C, shift_C = self.folded()
+            y_BHWC = norm.affine_act(self.convolve(x_BHWC, kernel), gain_C, shift_C, low, high)
         else:
             y_BHWC, mean, var = norm.batch_norm_act(
-                y_BHWC, scale, bias, low, high, eps, style.norm_group, style.formulation
+                self.convolve(x_BHWC, self.kernel[...]),
+                *self._scale_and_bias(),
+                low,
+                high,
+                style.norm_eps,
+                style.norm_group,
+                style.formulation,
             )
             momentum = style.norm_momentum
             self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
             self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
         y_BHWC = act(y_BHWC) if callable(act) else y_BHWC
         return self.quantize(y_BHWC, (low, high)) if hasattr(self, "quantize") else y_BHWC
+
+    def folded(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """(kernel, gain_C, shift_C) of an evaluation: the convolution with this kernel, times gain, plus shift.
+
+        The gain is part of the kernel, and None, but for "lax", which keeps the arithmetic as the papers write it.
+        """
+        kernel = self.kernel[...]
+        gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.style.norm_eps)
+        if choose(self.style.formulation, accelerator="shift") == "lax":
+            return kernel, gain_C, shift_C
+        gain = gain_C.reshape((1,) * (kernel.ndim - 1) + (-1,))  # output channels are the last axis of every kind
+        return (kernel.astype(gain.dtype) * gain).astype(kernel.dtype), None, shift_C
+
+    def _scale_and_bias(self) -> tuple[jax.Array, jax.Array]:
+        bias_C = self.bias[...]
+        return self.scale[...] if hasattr(self, "scale") else jnp.ones_like(bias_C), bias_C
 
 
 class Dense(nnx.Module):

@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-FORMULATIONS = ("auto", "lax", "shift")
+ACCUMULATOR_BYTES = 8 << 10  # of one sum in a loop over the batch: the few that it carries stay in a core's first cache
+UNROLL = 2  # turns of such a loop that XLA fuses into one
+
+FORMULATIONS = ("auto", "lax", "shift", "native")
 
 
 def choose(formulation: str, accelerator: str = "lax") -> str:
@@ -21,6 +24,11 @@ def shards(axis: str) -> int:
     Code that indexes a sharded axis gathers the whole of it on every device.
     """
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def whole_on_cpu() -> bool:
+    """Whether one CPU has the whole batch, so that sums over it may be loops over its parts."""
+    return jax.default_backend() == "cpu" and shards("data") == 1
 
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:

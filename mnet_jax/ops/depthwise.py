@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose, shards
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, whole_on_cpu
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
-
-ACCUMULATOR_BYTES = 16 << 10  # one sum of the kernel gradient: all K of them stay in a core's caches
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -34,11 +32,14 @@ def pads(hw: Sequence[int], kernel: int, stride: int, style: str) -> Padding:
     raise ValueError(f"padding={style!r}: allowed are same, symmetric")
 
 
-def output_size(hw: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding) -> tuple[int, int]:
-    """(H, W) after a convolution; a kernel larger than the padded input is a ValueError."""
-    room = [n + lo + hi - k for n, k, (lo, hi) in zip(hw, kernel, padding, strict=True)]
+def output_size(
+    hw: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding, dilation: int = 1
+) -> tuple[int, int]:
+    """(H, W) after a convolution; a kernel whose reach exceeds the padded input is a ValueError."""
+    reach = [(k - 1) * dilation + 1 for k in kernel]
+    room = [n + lo + hi - k for n, k, (lo, hi) in zip(hw, reach, padding, strict=True)]
     if min(room) < 0:
-        raise ValueError(f"kernel {tuple(kernel)} is larger than input {tuple(hw)} with padding {padding}")
+        raise ValueError(f"kernel {tuple(reach)} is larger than input {tuple(hw)} with padding {padding}")
     return room[0] // stride + 1, room[1] // stride + 1
 
 
@@ -56,24 +57,42 @@ def window(x_BHWC: jax.Array, corner: tuple[int, int], size: tuple[int, int], st
     return lax.slice(x_BHWC, (0, i, j, 0), end, (1, stride, stride, 1))
 
 
-def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, formulation: str) -> jax.Array:
+def resolve(formulation: str, dtype: jnp.dtype) -> str:
+    """What `depthwise` takes here: on a CPU "auto" is "native" where that can be had, else "shift"; elsewhere "lax"."""
+    way = choose(formulation)
+    if native.serves(formulation, dtype):
+        return "native"
+    return "shift" if way == "native" else way
+
+
+def depthwise(
+    x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, formulation: str, dilation: int = 1
+) -> jax.Array:
     """Convolves each channel with its own kernel (Howard et al. 2017, equation 3).
 
+    The kernel's elements meet pixels `dilation` apart (Chen et al. 2017, equation 1).
+
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
-    gradients; "auto" is "shift" on a CPU, "lax" elsewhere. Channels that differ, or a kernel larger than the
-    padded input, are a ValueError.
+    gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types or with dilation;
+    "auto" is as `resolve` says. Channels that differ, a kernel larger than the padded input, or "native" where it cannot
+    be had, are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
         raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
-    output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding)
-    if choose(formulation) == "shift":
-        return _shift(x_BHWC, kernel_KKC, stride, padding)
+    size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
+    way = resolve(formulation, x_BHWC.dtype)
+    if way == "native" and dilation == 1:
+        shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
+        return native.depthwise(x_BHWC, kernel_KKC, native.Geometry(shapes, padding[0][0], padding[1][0], stride))
+    if way != "lax":
+        return _shift(x_BHWC, kernel_KKC, stride, padding, dilation)
     return lax.conv_general_dilated(
         x_BHWC,
         kernel_KKC[:, :, None],
         (stride, stride),
         padding,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x_BHWC.shape[-1],
     )
@@ -86,53 +105,57 @@ def _weighted_sum(terms: Iterable[tuple[int, int, jax.Array]], kernel_KKC: jax.A
     return reduce(jnp.add, products).astype(kernel_KKC.dtype)
 
 
-def _taps(x_BHWC, kernel, size, stride, padding):
+def _taps(x_BHWC, kernel, size, stride, padding, dilation):
     """What the kernel's element (i, j) meets: [(i, j, x_BHWC)], each of the output's (H, W) `size`."""
     padded_BHWC = pad(x_BHWC, padding)
-    return [(i, j, window(padded_BHWC, (i, j), size, stride)) for i in range(kernel[0]) for j in range(kernel[1])]
+    elements = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
+    return [(i, j, window(padded_BHWC, (i * dilation, j * dilation), size, stride)) for i, j in elements]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int) -> jax.Array:
     kernel = kernel_KKC.shape[:2]
-    size = output_size(x_BHWC.shape[1:3], kernel, stride, padding)
-    return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding), kernel_KKC)
+    size = output_size(x_BHWC.shape[1:3], kernel, stride, padding, dilation)
+    return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding, dilation), kernel_KKC)
 
 
-def _forward(x_BHWC, kernel_KKC, stride, padding):
-    return _shift(x_BHWC, kernel_KKC, stride, padding), (x_BHWC, kernel_KKC)
+def _forward(x_BHWC, kernel_KKC, stride, padding, dilation):
+    return _shift(x_BHWC, kernel_KKC, stride, padding, dilation), (x_BHWC, kernel_KKC)
 
 
-def _backward(stride, padding, residuals, dy_BHWC):
+def _backward(stride, padding, dilation, residuals, dy_BHWC):
     x_BHWC, kernel_KKC = residuals
     return (
-        _input_gradient(dy_BHWC, kernel_KKC, stride, padding, x_BHWC.shape[1:3]),
-        _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel_KKC.shape[:2]),
+        _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, x_BHWC.shape[1:3]),
+        _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel_KKC.shape[:2]),
     )
 
 
 _shift.defvjp(_forward, _backward)
 
 
-def _phases(kernel: int, stride: int, lo: int, size: int, out: int):
+def _phases(kernel: int, stride: int, dilation: int, lo: int, size: int, out: int):
     """One axis of the input gradient: the padding of dy (less than 0 crops), and what each phase takes from it.
 
     Phase a holds the `size` positions p = stride * q + a. Output o used position p with tap i where
-    stride * o + i - lo = p: so i = a + lo (mod stride), and o = q + (a + lo - i) / stride. A phase is the list
-    of its (i, o at q = 0), counted in the padded dy.
+    stride * o + dilation * i - lo = p: so o = q + (a + lo - dilation * i) / stride for the i that leave no
+    remainder. A phase is the list of its (i, o at q = 0), counted in the padded dy.
     """
-    phases = [[(i, (a + lo - i) // stride) for i in range((a + lo) % stride, kernel, stride)] for a in range(stride)]
+    phases = [
+        [(i, (a + lo - dilation * i) // stride) for i in range(kernel) if (a + lo - dilation * i) % stride == 0]
+        for a in range(stride)
+    ]
     offsets = [o for phase in phases for _, o in phase]
     first = min(offsets)
     return (-first, size + max(offsets) - out), [[(i, o - first) for i, o in phase] for phase in phases]
 
 
-def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):
+def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, hw):
     """Gradient to the input: each phase (row and column modulo the stride) sums shifted dy; they interleave."""
     B, *out, C = dy_BHWC.shape
     size = -(-hw[0] // stride), -(-hw[1] // stride)
     (dy_rows, rows), (dy_columns, columns) = (
-        _phases(kernel_KKC.shape[axis], stride, padding[axis][0], size[axis], out[axis]) for axis in (0, 1)
+        _phases(kernel_KKC.shape[axis], stride, dilation, padding[axis][0], size[axis], out[axis]) for axis in (0, 1)
     )
     padded_BHWC = pad(dy_BHWC, (dy_rows, dy_columns))
 
@@ -149,35 +172,38 @@ def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, hw):
     return dx_BHWC[:, : hw[0], : hw[1]]
 
 
-def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, kernel):
-    """Gradient to the kernel: in a loop where one core has the whole batch, else as a sum per tap."""
-    if shards("data") == 1 and jax.default_backend() == "cpu":
-        return _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel)
-    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding)
+def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel):
+    """Gradient to the kernel: in a loop where one CPU has the whole batch, else as a sum per tap."""
+    if whole_on_cpu():
+        return _kernel_gradient_by_rows(pad(x_BHWC, padding), dy_BHWC, stride, dilation, kernel)
+    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding, dilation)
     dtype = accumulator(x_BHWC.dtype)
     sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
     return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
 
 
-def _kernel_gradient_by_rows(x_BHWC, dy_BHWC, stride, padding, kernel):
+def _kernel_gradient_by_rows(padded_BHWC, dy_BHWC, stride, dilation, kernel):
     """A loop over image blocks and output rows, one sum per column of the kernel: nothing leaves the caches.
 
-    A sum is [block, K, Wo, C]: the K input rows that meet an output row are neighbors, and go in at once.
+    A sum is [block, K, Wo, C]: the K input rows that meet an output row go in at once.
     """
     B, rows, columns, C = dy_BHWC.shape
-    dtype = accumulator(x_BHWC.dtype)
+    dtype = accumulator(dy_BHWC.dtype)
     most = max(1, ACCUMULATOR_BYTES // (kernel[0] * columns * C * dtype.itemsize))
     block = max(n for n in range(1, B + 1) if B % n == 0 and n <= most)
-    padded_BHWC = pad(x_BHWC, padding)
+    reach = (kernel[0] - 1) * dilation + 1
 
     def accumulate(step, sums):
         image, row = step // rows * block, step % rows
         dy = lax.dynamic_slice(dy_BHWC, (image, row, 0, 0), (block, 1, columns, C)).astype(dtype)
-        size = (block, kernel[0], padded_BHWC.shape[2], C)
-        x = lax.dynamic_slice(padded_BHWC, (image, row * stride, 0, 0), size).astype(dtype)
+        x = lax.dynamic_slice(padded_BHWC, (image, row * stride, 0, 0), (block, reach, padded_BHWC.shape[2], C))
+        x = lax.slice_in_dim(x, 0, reach, dilation, 1).astype(dtype)
         end = stride * (columns - 1) + 1
-        return [total + lax.slice_in_dim(x, j, j + end, stride, 2) * dy for j, total in enumerate(sums)]
+        return [
+            total + lax.slice_in_dim(x, j * dilation, j * dilation + end, stride, 2) * dy
+            for j, total in enumerate(sums)
+        ]
 
     zeros = jnp.zeros((block, kernel[0], columns, C), dtype)
-    sums = lax.fori_loop(0, B // block * rows, accumulate, [zeros] * kernel[1])
-    return jnp.stack([jnp.sum(total, (0, 2)) for total in sums], 1).astype(x_BHWC.dtype)
+    sums = lax.fori_loop(0, B // block * rows, accumulate, [zeros] * kernel[1], unroll=UNROLL)
+    return jnp.stack([jnp.sum(total, (0, 2)) for total in sums], 1).astype(dy_BHWC.dtype)

@@ -1,14 +1,17 @@
 """Batch normalization with the clip that follows: linear, ReLU and ReLU6 differ in the bounds only."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import accumulator, choose, shards
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, shards, whole_on_cpu
 
 Bound = float | jax.Array
+
+LOOP_BYTES = 2 << 20  # arrays below stay in a core's caches, and their sums are not worth a loop to compile
 
 
 def batch_norm_act(
@@ -47,33 +50,85 @@ def batch_norm_act(
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
 
 
-def norm_act_inference(
-    x_BHWC: jax.Array,
-    scale_C: jax.Array,
-    bias_C: jax.Array,
-    mean_C: jax.Array,
-    var_C: jax.Array,
-    low: Bound,
-    high: Bound,
-    eps: float,
-) -> jax.Array:
-    """Normalizes by given statistics, as one multiply-add per element, then clips to [low, high]."""
-    dtype = accumulator(x_BHWC.dtype)
+def affine(
+    scale_C: jax.Array, bias_C: jax.Array, mean_C: jax.Array, var_C: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array]:
+    """(gain_C, shift_C) such that normalizing x by given statistics is x * gain + shift; in float32 or wider."""
+    dtype = accumulator(scale_C.dtype)
     scale_C, bias_C, mean_C, var_C = (v.astype(dtype) for v in (scale_C, bias_C, mean_C, var_C))
     gain_C = scale_C * lax.rsqrt(var_C + eps)
-    shift_C = bias_C - mean_C * gain_C
-    z_BHWC = x_BHWC.astype(dtype) * gain_C[None, None, None] + shift_C[None, None, None]
+    return gain_C, bias_C - mean_C * gain_C
+
+
+def affine_act(x_BHWC: jax.Array, gain_C: jax.Array | None, shift_C: jax.Array, low: Bound, high: Bound) -> jax.Array:
+    """x * gain + shift, clipped to [low, high], in x's type; `gain_C` None is 1: folded into what made x."""
+    dtype = accumulator(x_BHWC.dtype)
+    z_BHWC = x_BHWC.astype(dtype)
+    if gain_C is not None:
+        z_BHWC = z_BHWC * gain_C.astype(dtype)[None, None, None]
+    z_BHWC = z_BHWC + shift_C.astype(dtype)[None, None, None]
     return jnp.clip(z_BHWC, jnp.asarray(low, dtype), jnp.asarray(high, dtype)).astype(x_BHWC.dtype)
 
 
-def _normalize(x_GMC, scale_C, bias_C, eps):
-    """(x - mean) / sqrt(var + eps) * scale + bias, with mean and var, all in the accumulator's type."""
-    dtype = accumulator(x_GMC.dtype)
-    x_GMC = x_GMC.astype(dtype)
+def _block(x_GMC: jax.Array) -> int:
+    """Rows a turn of a loop over x_GMC, such that its turns are a multiple of UNROLL; 0 = better without a loop."""
+    G, M, C = x_GMC.shape
+    if not whole_on_cpu() or x_GMC.size * x_GMC.dtype.itemsize < LOOP_BYTES:
+        return 0
+    most = ACCUMULATOR_BYTES // (G * C * accumulator(x_GMC.dtype).itemsize)
+    return max((rows for rows in range(most // 4 + 1, most + 1) if M % (rows * UNROLL) == 0), default=0)
+
+
+def _sum_rows(terms: Callable, *arrays_GMC: jax.Array) -> list[jax.Array]:
+    """Sums of the arrays that `terms` makes of rows, each [G, 1, C].
+
+    Large arrays that one CPU has are summed in a loop over blocks of rows: one pass that writes nothing, since XLA:CPU
+    would write out what it then sums.
+    """
+    first_GMC = arrays_GMC[0]
+    (G, M, C), rows, dtype = first_GMC.shape, _block(first_GMC), accumulator(first_GMC.dtype)
+    if not rows:
+        return [jnp.sum(term, 1, keepdims=True) for term in terms(*arrays_GMC)]
+
+    def add(index, sums):
+        blocks = (lax.dynamic_slice_in_dim(array, index * rows, rows, 1) for array in arrays_GMC)
+        return [total + term for total, term in zip(sums, terms(*blocks), strict=True)]
+
+    count = len(jax.eval_shape(terms, *arrays_GMC))
+    sums = lax.fori_loop(0, M // rows, add, [jnp.zeros((G, rows, C), dtype)] * count, unroll=UNROLL)
+    return [jnp.sum(total, 1, keepdims=True) for total in sums]
+
+
+def _moments(x_GMC):
+    """Mean and variance, [G, 1, C] each, in the accumulator's type."""
+    x_GMC = x_GMC.astype(accumulator(x_GMC.dtype))
     mean_G1C = jnp.mean(x_GMC, 1, keepdims=True)
-    var_G1C = jnp.mean(jnp.square(x_GMC - mean_G1C), 1, keepdims=True)
-    gain_G1C = scale_C.astype(dtype)[None, None] * lax.rsqrt(var_G1C + eps)
-    return (x_GMC - mean_G1C) * gain_G1C + bias_C.astype(dtype)[None, None], mean_G1C, var_G1C
+    return mean_G1C, jnp.mean(jnp.square(x_GMC - mean_G1C), 1, keepdims=True)
+
+
+def _moments_in_one_pass(x_GMC):
+    """The same, from the sums of x - c and its square.
+
+    c is the first row: a sample, so at most M variances from the mean, squared. The difference below therefore rounds
+    to within M units in the last place of the variance at the very worst, however large the mean is.
+    """
+    first_G1C = x_GMC[:, :1].astype(accumulator(x_GMC.dtype))
+
+    def powers(x_GMC):
+        x_GMC = x_GMC.astype(first_G1C.dtype) - first_G1C
+        return x_GMC, jnp.square(x_GMC)
+
+    offset_G1C, square_G1C = (total / x_GMC.shape[1] for total in _sum_rows(powers, x_GMC))
+    return first_G1C + offset_G1C, jnp.maximum(square_G1C - jnp.square(offset_G1C), 0)
+
+
+def _normal(x_GMC, mean_G1C, var_G1C, eps):
+    return (x_GMC.astype(mean_G1C.dtype) - mean_G1C) * lax.rsqrt(var_G1C + eps)
+
+
+def _affine(normal_GMC, scale_C, bias_C):
+    scale_C, bias_C = (v.astype(normal_GMC.dtype)[None, None] for v in (scale_C, bias_C))
+    return normal_GMC * scale_C + bias_C
 
 
 def _inside(y, low, high):
@@ -82,7 +137,8 @@ def _inside(y, low, high):
 
 
 def _plain(x_GMC, scale_C, bias_C, low, high, eps):
-    z_GMC, mean_G1C, var_G1C = _normalize(x_GMC, scale_C, bias_C, eps)
+    mean_G1C, var_G1C = _moments(x_GMC)
+    z_GMC = _affine(_normal(x_GMC, mean_G1C, var_G1C, eps), scale_C, bias_C)
     y_GMC = lax.stop_gradient(jnp.clip(z_GMC, low, high).astype(x_GMC.dtype))
     y_GMC = jnp.where(_inside(y_GMC, low, high), z_GMC.astype(x_GMC.dtype), y_GMC)
     return y_GMC, mean_G1C, var_G1C
@@ -90,28 +146,33 @@ def _plain(x_GMC, scale_C, bias_C, low, high, eps):
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _fused(x_GMC, scale_C, bias_C, low, high, eps):
-    z_GMC, mean_G1C, var_G1C = _normalize(x_GMC, scale_C, bias_C, eps)
-    return jnp.clip(z_GMC, low, high).astype(x_GMC.dtype), mean_G1C, var_G1C
+    return _forward(x_GMC, scale_C, bias_C, low, high, eps)[0]
 
 
 def _forward(x_GMC, scale_C, bias_C, low, high, eps):
-    out = y_GMC, mean_G1C, var_G1C = _fused(x_GMC, scale_C, bias_C, low, high, eps)
-    return out, (x_GMC, y_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high)
+    mean_G1C, var_G1C = (_moments_in_one_pass if _block(x_GMC) else _moments)(x_GMC)
+    z_GMC = _affine(_normal(x_GMC, mean_G1C, var_G1C, eps), scale_C, bias_C)
+    y_GMC = jnp.clip(z_GMC, low, high).astype(x_GMC.dtype)
+    return (y_GMC, mean_G1C, var_G1C), (x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high)
 
 
 def _backward(eps, residuals, cotangents):
-    x_GMC, y_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
-    dtype = mean_G1C.dtype
-    inside_GMC = _inside(y_GMC, low, high)
-    dy_GMC = cotangents[0].astype(dtype)
-    rstd_G1C = lax.rsqrt(var_G1C + eps)
-    normal_GMC = (x_GMC.astype(dtype) - mean_G1C) * rstd_G1C
-    dz_GMC = jnp.where(inside_GMC, dy_GMC, 0)
-    dbias_G1C = jnp.sum(dz_GMC, 1, keepdims=True)
-    # The mask goes last: XLA:CPU sums a bare product 70 times slower where an axis before M has length 1.
-    dscale_G1C = jnp.sum(jnp.where(inside_GMC, dy_GMC * normal_GMC, 0), 1, keepdims=True)
-    gain_G1C = scale_C.astype(dtype)[None, None] * rstd_G1C
-    dx_GMC = gain_G1C * (dz_GMC - (dbias_G1C + normal_GMC * dscale_G1C) / x_GMC.shape[1])
+    x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
+    dy_GMC = lax.optimization_barrier(cotangents[0])  # else XLA:CPU computes it anew in each of its three uses
+
+    def terms(x_GMC, dy_GMC):
+        normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
+        inside_GMC = _inside(_affine(normal_GMC, scale_C, bias_C).astype(x_GMC.dtype), low, high)
+        dy_GMC = dy_GMC.astype(normal_GMC.dtype)
+        # The mask goes last: XLA:CPU sums a bare product 70 times slower where an axis before M has length 1.
+        return jnp.where(inside_GMC, dy_GMC, 0), jnp.where(inside_GMC, dy_GMC * normal_GMC, 0)
+
+    dbias_G1C, dscale_G1C = _sum_rows(terms, x_GMC, dy_GMC)
+    gain_G1C = scale_C.astype(mean_G1C.dtype)[None, None] * lax.rsqrt(var_G1C + eps)
+    normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
+    M = x_GMC.shape[1]
+    # The sums are divided before they meet the rows: XLA:CPU divides as often as it is told to.
+    dx_GMC = gain_G1C * (terms(x_GMC, dy_GMC)[0] - dbias_G1C / M - normal_GMC * (dscale_G1C / M))
     return (
         dx_GMC.astype(x_GMC.dtype),
         jnp.sum(dscale_G1C, (0, 1)).astype(scale_C.dtype),

@@ -1,6 +1,7 @@
 """Rows -> what was found, in words and pictures: for a terminal, a paper, a browser.
 
-`summary` reads and decides, `words` and `pictures` say it, `render` prints, `index` sets several sweeps side by side.
+`summary` reads and decides, `words` and `pictures` say it, `render` and `paper` print, `index` sets several sweeps
+side by side.
 """
 
 import re
@@ -8,15 +9,18 @@ from pathlib import Path
 
 from mnet_jax import results
 from mnet_jax.report.index import index_text, write_index, write_readme
+from mnet_jax.report.paper import arms_csv, runs_csv, to_latex
 from mnet_jax.report.pictures import Picture, draw
 from mnet_jax.report.render import to_html, to_markdown, to_text
 from mnet_jax.report.summary import Summary, summarize
+from mnet_jax.report.words import more_tables, tables
 
 __all__ = [
     "draw",
     "index_text",
     "summarize",
     "to_html",
+    "to_latex",
     "to_markdown",
     "to_text",
     "write",
@@ -26,12 +30,23 @@ __all__ = [
 
 
 def write(workdir: Path) -> tuple[Summary, list[Picture]]:
-    """Writes report.md, report.html and figures/ from what is finished; raises as `summarize` does."""
+    """Writes report.md, report.html, figures/ and tables/ from what is finished; raises as `summarize` does."""
     summary = summarize(workdir)
     pictures = draw(workdir, summary)
-    results.write_atomic(workdir / "report.md", to_markdown(summary))
-    results.write_atomic(workdir / "report.html", to_html(summary, pictures))
+    files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, pictures)}
     for picture in pictures:
-        name = re.sub(r"[^a-z0-9]+", "_", picture.title.lower())
-        results.write_atomic(workdir / "figures" / f"{name}.svg", picture.svg)
+        files |= {
+            f"figures/{_name(picture.title)}.svg": picture.svg,
+            f"figures/{_name(picture.title)}.pdf": picture.pdf,
+        }
+    for table in tables(summary) + more_tables(summary):
+        files[f"tables/{_name(table.title)}.tex"] = to_latex(table)
+    files |= {"tables/arms.csv": arms_csv(summary), "tables/runs.csv": runs_csv(summary)}
+    for name, content in files.items():
+        results.write_atomic(workdir / name, content)
     return summary, pictures
+
+
+def _name(title: str) -> str:
+    """As the name of a file."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower())

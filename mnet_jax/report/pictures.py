@@ -1,32 +1,51 @@
 """Summary, curves and arrays -> pictures, drawn by `figures`."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnet_jax import results, stats
-from mnet_jax.report.summary import CHANCE, Row, Summary
+from mnet_jax.report.summary import CHANCE, ArmSummary, Row, Summary
 from mnet_jax.report.words import difference_name, metric_name
 
+if TYPE_CHECKING:
+    from mnet_jax import figures
 
-class Picture(NamedTuple):
-    """A figure for the page."""
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for the page and for a paper."""
 
     title: str
-    svg: str
+    figure: Any
     caption: str
+
+    @functools.cached_property
+    def svg(self) -> str:
+        from mnet_jax import figures
+
+        return figures.svg(self.figure)
+
+    @functools.cached_property
+    def pdf(self) -> bytes:
+        from mnet_jax import figures
+
+        return figures.pdf(self.figure)
 
 
 def draw(workdir: Path, summary: Summary) -> list[Picture]:
-    """The pictures that the rows, curves and arrays of a workdir are enough for."""
+    """The pictures that the claim, rows, curves and arrays of a workdir are enough for."""
     if summary.sweep.mode == "tune" or not summary.done:
         return []
     made = (
         _spiral(workdir, summary),
+        _grid(summary),
+        _log_linear(summary),
         _forest(summary),
         _curves(workdir, summary),
         _cost(summary),
@@ -60,7 +79,7 @@ def _forest(summary: Summary) -> Picture | None:
     figure = figures.forest(rows, f"minus {baseline.name}: {difference_name(metric)}")
     caption = "Every dot is a seed; marks are means with 95 % t-intervals, uncorrected."
     caption += " The paper's value is of its own network, data and budget." if published else ""
-    return Picture(f"Differences from {baseline.name}", figures.svg(figure), caption)
+    return Picture(f"Differences from {baseline.name}", figure, caption)
 
 
 def _published(summary: Summary) -> dict[str, float]:
@@ -86,8 +105,8 @@ def _curves(workdir: Path, summary: Summary) -> Picture | None:
                 curves[key][arm.name] = x_T, stats.scale(key) * y_ST
     if not curves["accuracy"]:
         return None
-    caption = "Means over seeds with 95 % t-intervals. The accuracy axis fits the second half of the training."
-    return Picture("Learning curves", figures.svg(figures.learning_curves(**curves)), caption)
+    caption = "Means over seeds, of few arms with 95 % t-intervals. The accuracy axis fits the second half."
+    return Picture("Learning curves", figures.learning_curves(**curves), caption)
 
 
 def _curve(
@@ -110,16 +129,76 @@ def _curve(
 def _cost(summary: Summary) -> Picture | None:
     from mnet_jax import figures
 
-    points = [
-        figures.Cost(arm.name, arm.arm.cost["madds"], arm.arm.cost["params"], arm.estimate(summary.metric))
-        for arm in summary.arms
-        if arm.n and arm.arm.cost.get("madds") and not arm.arm.twin_of
-    ]
+    def cost(arm: ArmSummary) -> "figures.Cost":
+        latency, counted = arm.estimate("latency_ms").mean, arm.arm.cost
+        return figures.Cost(arm.name, counted["madds"], counted["params"], latency, arm.estimate(summary.metric))
+
+    points = [cost(arm) for arm in summary.arms if arm.n and arm.arm.cost.get("madds") and not arm.arm.twin_of]
     if not points:
         return None
-    caption = "Counted from the traced network; arms of equal cost stand side by side."
-    figure = figures.accuracy_vs_cost(points, metric_name(summary.metric))
-    return Picture("What it costs", figures.svg(figure), caption)
+    caption = "Counted from the traced network; networks of equal cost stand side by side. The gray line is the Pareto "
+    caption += "front of the means."
+    figure = figures.accuracy_vs_cost(points, metric_name(summary.metric), _paper_costs(summary))
+    return Picture("What it costs", figure, caption)
+
+
+def _paper_costs(summary: Summary) -> "list[figures.Cost]":
+    """The claim's `published_points` [{"label", "x": MAdds, "accuracy": percent}], one run each.
+
+    An experiment may have `printed` {arm: {"top1", "madds_m", "params_m", "latency_ms"}} instead.
+    """
+    from mnet_jax import figures
+
+    claim, nan = summary.sweep.claim, math.nan
+    points = [
+        figures.Cost(point["label"], point["x"], nan, nan, stats.estimate([point["accuracy"]]))
+        for point in claim.get("published_points", ())
+        if "curve" not in claim  # where they are in the picture of the fit
+    ]
+    for arm, printed in claim.get("printed", {}).items():
+        madds, params, latency = (printed.get(key, nan) for key in ("madds_m", "params_m", "latency_ms"))
+        points.append(figures.Cost(arm, 1e6 * madds, 1e6 * params, latency, stats.estimate([printed["top1"]])))
+    return points
+
+
+def _log_linear(summary: Summary) -> Picture | None:
+    """The claim's `curve` {"x": "madds", "params" or a label, "points": {arm: x}, "series": {name: [arm, ...]}}."""
+    curve = summary.sweep.claim.get("curve")
+    if not curve:
+        return None
+    from mnet_jax import figures
+
+    kind = curve["x"]
+    arms = {arm.name: arm for arm in summary.arms if arm.n}
+    series = curve.get("series") or {"": list(curve["points"] or arms)}
+    lines = []
+    for name, members in series.items():
+        found = [arms[member] for member in members if member in arms]
+        at = [arm.arm.cost[kind] if kind in figures.COSTS else curve["points"][arm.name] for arm in found]
+        if found:
+            lines.append(figures.Line(name, at, [arm.estimate(summary.metric) for arm in found]))
+    if not lines:
+        return None
+    paper = [(point["x"], point["accuracy"]) for point in summary.sweep.claim.get("published_points", ())]
+    figure = figures.log_linear(lines, metric_name(summary.metric), figures.COSTS.get(kind, kind), paper)
+    caption = "Means with 95 % t-intervals, the least-squares line through all of them against the logarithm, and what "
+    caption += "it leaves over."
+    return Picture("Log-linear fit", figure, caption)
+
+
+def _grid(summary: Summary) -> Picture | None:
+    """The claim's `grid` {"x": label, "y": label, "cells": {arm: [x, y]}}."""
+    claimed = summary.sweep.claim.get("grid", {"cells": {}})
+    place = claimed["cells"]
+    cells = {
+        tuple(place[arm.name]): arm.estimate(summary.metric) for arm in summary.arms if arm.n and arm.name in place
+    }
+    if not cells:
+        return None
+    from mnet_jax import figures
+
+    figure = figures.grid(cells, claimed["x"], claimed["y"], summary.metric, metric_name(summary.metric))
+    return Picture("Interaction", figure, "Means over seeds with the half width of the 95 % t-interval.")
 
 
 def _seeds(summary: Summary) -> Picture:
@@ -127,7 +206,7 @@ def _seeds(summary: Summary) -> Picture:
 
     values = {arm.name: list(arm.values[summary.metric].values()) for arm in summary.arms if arm.n}
     caption = "The seeds of an arm from top to bottom, with mean and 95 % t-interval."
-    return Picture("Every run", figures.svg(figures.seeds(values, metric_name(summary.metric))), caption)
+    return Picture("Every run", figures.seeds(values, metric_name(summary.metric)), caption)
 
 
 def _spiral(workdir: Path, summary: Summary) -> Picture | None:
@@ -142,4 +221,4 @@ def _spiral(workdir: Path, summary: Summary) -> Picture | None:
     from mnet_jax import figures
 
     caption = "The spiral, and what the activation left of it, projected back; seed 0 of every arm."
-    return Picture("The spiral", figures.svg(figures.spiral(panels)), caption)
+    return Picture("The spiral", figures.spiral(panels), caption)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnet_jax.report.pictures import Picture
 from mnet_jax.report.summary import Summary
-from mnet_jax.report.words import Table, claim_text, facts, findings, tables, tuned_lines
+from mnet_jax.report.words import Table, claim_text, facts, findings, more_tables, tables, tuned_lines
 
 COLORS = {"supported": "bold green", "contradicted": "bold red"}
 
@@ -35,6 +35,9 @@ def to_text(summary: Summary, color: bool = False) -> str:
         for index, row in enumerate(table.rows):
             grid.add_row(*map(Text, row), style="bold" if index in table.marked else "")
         console.print(Text(f"\n{table.title}", "bold"), grid, Text(table.note, "dim"), sep="\n")
+    if more := more_tables(summary):
+        names = ", ".join(column for table in more for column in table.header[1:])
+        console.print(Text(f"\nAlso measured, on the page: {names.replace(' [95 %]', '')}", "dim"))
     console.print()
     for name, words in facts(summary).items():
         console.print(Text.assemble((f"{name}: ", "bold"), words))
@@ -70,8 +73,8 @@ def to_markdown(summary: Summary) -> str:
         parts += ["## Paste into the experiment file", f"```python\n{tuned_lines(summary)}\n```"]
     if summary.warnings:
         parts += ["## Warnings", "\n".join(f"- {warning}" for warning in summary.warnings)]
-    for table in tables(summary):
-        parts += [f"## {table.title}", markdown_table(table), table.note]
+    for table in tables(summary) + more_tables(summary):
+        parts += [f"## {table.title}", markdown_table(table), *([table.note] if table.note else [])]
     parts += ["## How", "\n".join(f"- {name}: {words}" for name, words in facts(summary).items())]
     return _no_tags("\n\n".join(parts)) + "\n"
 
@@ -105,7 +108,7 @@ def section(summary: Summary, pictures: Sequence[Picture]) -> dict[str, Any]:
         "findings": findings(summary),
         "tuned": tuned_lines(summary) if sweep.mode == "tune" else "",
         "warnings": summary.warnings,
-        "tables": tables(summary),
+        "tables": tables(summary) + more_tables(summary),
         "pictures": pictures,
         "facts": facts(summary),
     }

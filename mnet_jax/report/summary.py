@@ -18,7 +18,7 @@ CHANCE: Mapping[str, Callable[[int], float]] = {
 }
 """What a diverged run counts as, by the number of classes."""
 
-PHASES = ("start", "compile", "steps", "evaluation", "writing")
+PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
 
 SETTINGS = (
     "model.name",

@@ -17,15 +17,35 @@ class Table(NamedTuple):
     marked: tuple[int, ...] = ()
 
 
+BESIDE = 3
+"""Metrics beside the claim's that the table of arms has room for."""
+
+
 def tables(summary: Summary) -> list[Table]:
-    """All tables of a report; a tuning has one, of the learning rates."""
+    """The tables of a report; a tuning has one, of the learning rates."""
     if summary.sweep.mode == "tune":
         return [_rates_table(summary)]
     return [_arms_table(summary), *([_differences_table(summary)] if summary.comparisons else [])]
 
 
+def more_tables(summary: Summary) -> list[Table]:
+    """The metrics that the table of arms has no room for, with their intervals, a few to a table."""
+    if summary.sweep.mode == "tune":
+        return []
+    rest = summary.metrics[1 + BESIDE :]
+    made = []
+    for first in range(0, len(rest), BESIDE):
+        metrics = rest[first : first + BESIDE]
+        header = ("arm", *(f"{metric_name(metric)} [95 %]" for metric in metrics))
+        rows = tuple(
+            (arm.name, *(stats.interval(metric, arm.estimate(metric)) for metric in metrics)) for arm in summary.arms
+        )
+        made.append(Table(f"Also measured{f', {first // BESIDE + 1}' if len(rest) > BESIDE else ''}", header, rows))
+    return made
+
+
 def _arms_table(summary: Summary) -> Table:
-    first, *others = summary.metrics
+    first, *others = summary.metrics[: 1 + BESIDE]
     header = ["arm", "n", f"{metric_name(first)} [95 %]", "sd", *map(metric_name, others)]
     rows = []
     for arm in summary.arms:

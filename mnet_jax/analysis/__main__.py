@@ -1,0 +1,186 @@
+"""`python -m mnet_jax.analysis WORKDIR [RUN...]`: measures finished runs from their weights, and pools them by arm."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnet_jax import analysis, results, stats, sweep
+from mnet_jax.analysis import filters
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures the runs, adds what is found to their rows and arrays, prints the table, draws the pictures."""
+    args = _parser().parse_args(arguments)
+    plan = results.read_sweep(args.workdir)
+    rows = _chosen(args.workdir, plan, args.runs)
+    for number, row in enumerate(rows, 1):
+        print(f"{number} of {len(rows)}: {row['run']}", file=sys.stderr)
+        metrics, arrays = measure(args.workdir, plan, row)
+        results.write_arrays(args.workdir, row["run"], {**results.read_arrays(args.workdir, row["run"]), **arrays})
+        results.write_row(args.workdir, {**row, "metrics": row["metrics"] | metrics})
+    by_arm: dict[str, dict[int, Arrays]] = {}
+    for row in results.read_rows(args.workdir, plan.runs):
+        if "curve/threshold" in (arrays := results.read_arrays(args.workdir, row["run"])):
+            by_arm.setdefault(row["arm"], {})[row["seed"]] = arrays
+    print(table(by_arm))
+    for path in draw(args.workdir / "figures", by_arm):
+        print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m mnet_jax.analysis", description=__doc__)
+    parser.add_argument("workdir", type=Path, metavar="WORKDIR")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names, such as linear-s0 (default: all that are done)")
+    return parser
+
+
+def _chosen(workdir: Path, plan: results.Sweep, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows to measure; ValueError where one is not done, diverged, or has lost its weights."""
+    rows = {row["run"]: row for row in results.read_rows(workdir, plan.runs)}
+    if missing := [name for name in names if name not in rows]:
+        raise ValueError(f"{workdir} has no finished run {missing[0]!r}; allowed: {', '.join(rows) or 'none yet'}")
+    chosen = [row for name, row in rows.items() if name in names or not names]
+    if diverged := [row["run"] for row in chosen if row["diverged_at"] is not None]:
+        if names:
+            raise ValueError(f"{diverged[0]} diverged: there is nothing to measure in its weights")
+        print(f"left out, as they diverged: {', '.join(diverged)}", file=sys.stderr)
+        chosen = [row for row in chosen if row["diverged_at"] is None]
+    if not chosen:
+        raise ValueError(f"{workdir} has no finished run to measure")
+    for row in chosen:
+        if not (path := _weights(workdir, row["run"])).exists():
+            raise ValueError(f"{path} is missing: {row['run']} cannot be measured without its weights")
+    return chosen
+
+
+def _weights(workdir: Path, run: str) -> Path:
+    return results.run_dir(workdir, run) / "weights.safetensors"
+
+
+def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple[dict[str, float], Arrays]:
+    """What `analysis.measure` finds in a finished run: its saved weights, on the images that it held out."""
+    from flax import nnx
+
+    from mnet_jax.data import sources
+    from mnet_jax.models import weights
+
+    cfg = sweep.arm_config(plan.config, plan.arm(row["arm"]))
+    source = sources.chosen(cfg.data)
+    if source.fingerprint != row["data"]["fingerprint"]:
+        raise ValueError(
+            f"{row['run']} was trained on {source.name} with fingerprint {row['data']['fingerprint']}; "
+            f"the one found now has {source.fingerprint}"
+        )
+    split = sources.split(source, row["seed"], cfg.data.train_size, cfg.data.holdout)
+    _, params, batch_stats = nnx.split(weights.load(_weights(workdir, row["run"])), nnx.Param, nnx.BatchStat)
+    return analysis.measure(
+        cfg,
+        source.mean,
+        source.std,
+        trained=(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)),
+        initial=_initial(cfg, row["seed"]),
+        batches=analysis.batches(sources.in_memory(source), split.test, cfg.train.batch_size),
+    )
+
+
+def _initial(cfg: Any, seed: int) -> Any:
+    """The weights at step 0, which follow from the seed."""
+    import jax
+
+    from mnet_jax import sharding, step
+
+    if (program := sweep.program(cfg)) not in _inits:
+        mesh = sharding.mesh(1, cfg.train.batch_size, jax.devices()[:1])
+        _inits[program] = step.build(cfg, 1, (0.0,), (1.0,), 1, mesh).init
+    state = _inits[program](np.array([seed], np.int32))
+    return tuple(jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[0], state[part]) for part in ("params", "batch_stats"))
+
+
+_inits: dict[str, Any] = {}
+
+
+def _pooled(name: str) -> Callable[[Arrays], float]:
+    """The share of all channels of the network."""
+    return lambda arrays: float(np.average(arrays[f"{name}/share"], weights=arrays[f"{name}/channels"]))
+
+
+def _of_width(name: str, channels: str) -> Callable[[Arrays], float]:
+    """The mean over layers, as a share of their channels."""
+    return lambda arrays: float(np.mean(arrays[name] / arrays[channels]))
+
+
+MEASURES: Mapping[str, Callable[[Arrays], float]] = {
+    "dead bottleneck channels": _pooled("dead_bottleneck"),
+    "dead depthwise filters": _pooled("dead_depthwise"),
+    "little-used depthwise filters": _pooled("little_used_depthwise"),
+    "filters of small folded norm": _pooled("small_folded"),
+    "filters of small raw norm": _pooled("small_raw"),
+    "active expansion channels": _of_width("active/mean", "active/channels"),
+    ".. at step 0": _of_width("initial/mean", "initial/channels"),
+    "their sd over pixels": _of_width("active/std", "active/channels"),
+    ".. at step 0 ": _of_width("initial/std", "initial/channels"),
+    "pixels at the threshold": lambda arrays: float(np.mean(arrays["active/above"])),
+    "participation rank": _of_width("rank/participation", "rank/channels"),
+    "entropy rank": _of_width("rank/entropy", "rank/channels"),
+}
+"""Rows of the table, all shares."""
+
+
+def table(by_arm: Mapping[str, Mapping[int, Arrays]]) -> str:
+    """Every measure of every arm, in percent with 95 % t-intervals over seeds, and its paired differences."""
+    lines = [("in %, 95 % t-intervals, uncorrected", "arm", "n", "mean", f"minus {next(iter(by_arm))}", "p")]
+    for label, of in MEASURES.items():
+        values = {arm: _values(of, runs) for arm, runs in by_arm.items()}
+        baseline, *_ = values.values()
+        for arm, of_seed in values.items():
+            if not of_seed:
+                continue
+            found = stats.estimate(of_seed.values())
+            minus, p = "", ""
+            if of_seed is not baseline:
+                difference = stats.difference(of_seed, baseline)
+                minus, p = stats.interval("accuracy", difference, sign=True), stats.p_text(difference.p)
+            lines.append((label, arm, str(found.n), stats.interval("accuracy", found), minus, p))
+            label = ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _values(of: Callable[[Arrays], float], runs: Mapping[int, Arrays]) -> dict[int, float]:
+    """Percent by seed; nothing where the arm's network has no such layers."""
+    try:
+        return {seed: 100 * of(arrays) for seed, arrays in runs.items()}
+    except KeyError:
+        return {}
+
+
+def draw(folder: Path, by_arm: Mapping[str, Mapping[int, Arrays]]) -> Iterator[Path]:
+    """The pictures that the arrays are enough for."""
+    from mnet_jax import figures
+
+    runs = {arm: list(of_seed.values()) for arm, of_seed in by_arm.items()}
+    profiles = {arm: found for arm, found in runs.items() if "active/mean" in found[0]}
+    if profiles:
+        figure = figures.layer_profile(profiles, analysis.published())
+        yield _written(folder / "active_channels.svg", figures.svg(figure))
+    yield _written(folder / "dead_filters.svg", figures.svg(figures.threshold_curve(runs, filters.DEFINITIONS)))
+
+
+def _written(path: Path, text: str) -> Path:
+    results.write_atomic(path, text)
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the runs measured so far are kept")

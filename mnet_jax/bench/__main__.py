@@ -1,0 +1,116 @@
+"""`python -m mnet_jax.bench`: how fast it is, side by side with what else there is, on the machine at hand."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnet_jax import workers
+from mnet_jax.bench import command, inference, ops, seeds, step
+from mnet_jax.bench.contest import Result, Settings
+from mnet_jax.bench.step import Regime
+
+
+class Part(NamedTuple):
+    """`measure` takes the settings and, where the part has them, those of its `regimes` that are wanted."""
+
+    measure: Callable[..., Result]
+    regimes: Mapping[str, Regime] = {}
+
+
+PARTS: Mapping[str, Part] = {
+    "step": Part(step.measure, step.REGIMES),
+    "small": Part(step.measure_one_core, step.ONE_CORE),
+    "inference": Part(inference.measure, inference.REGIMES),
+    "ops": Part(ops.measure),
+    "seeds": Part(seeds.measure, seeds.REGIMES),
+    "main": Part(command.measure),
+}
+PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures a network, or one part after the other; prints the tables."""
+    args = _parser().parse_args(arguments)
+    if args.data:
+        importlib.import_module("mnet_jax.bench.data").main(args)
+        return
+    settings = Settings(rounds=args.rounds, peers_python=args.peers_python)
+    if args.name:
+        fields = {} if args.width is None else {"width": args.width}
+        _show("network", inference.network(args.name, settings, args.resolution, args.batch, fields), args)
+        return
+    for name in args.part or PARTS:
+        part = PARTS[name]
+        wanted = {key: regime for key, regime in part.regimes.items() if key.startswith(tuple(args.regime or [""]))}
+        if part.regimes and not wanted:
+            raise ValueError(f"--regime {' '.join(args.regime)}; of {name} there are: {'; '.join(part.regimes)}")
+        _show(name, part.measure(settings, wanted) if part.regimes else part.measure(settings), args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m mnet_jax.bench", description=__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="time one network; without it, the parts")
+    parser.add_argument("--resolution", type=int, help="of NAME: height and width (default: the published one)")
+    parser.add_argument("--batch", type=int, default=32, help="of NAME: images a call, for throughput (default: 32)")
+    parser.add_argument("--width", type=float, help="of NAME: width multiplier")
+    parser.add_argument("--part", nargs="+", choices=tuple(PARTS), help="default: all, which takes most of an hour")
+    parser.add_argument("--regime", nargs="+", metavar="START", help="only the regimes whose names start so")
+    parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")
+    parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with torch, keras")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART.md, PART.json (every round), PART.svg")
+    has_data = importlib.util.find_spec("mnet_jax.bench.data") is not None
+    hidden = "the input pipeline" if has_data else argparse.SUPPRESS
+    parser.add_argument("--data", action="store_true", help=hidden)
+    return parser
+
+
+def _show(name: str, result: Result, args: argparse.Namespace) -> None:
+    text = "\n".join(table.markdown() for table in result.tables)
+    print(text, end="", flush=True)
+    if args.out is None:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{name}.md").write_text(text)
+    facts = {"machine": _machine(), "versions": _versions(args.peers_python), "rounds": args.rounds}
+    (args.out / f"{name}.json").write_text(json.dumps(facts | {"times": result.raw}, indent=1))
+    if result.bars:
+        from mnet_jax import figures
+
+        figures.benchmark(result.bars, result.unit).savefig(args.out / f"{name}.svg")
+
+
+def _machine() -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": (names or [platform.processor()])[0],
+        "cores": len(workers.cores()),
+        "python": platform.python_version(),
+    }
+
+
+def _versions(python: str) -> dict[str, str]:
+    """Of the packages under the peers' interpreter."""
+    code = (
+        "import importlib.metadata as m, json, sys\n"
+        "print(json.dumps({d.name: d.version for d in m.distributions() if d.name in sys.argv[1:]}))"
+    )
+    done = subprocess.run([python, "-c", code, *PACKAGES], capture_output=True, text=True, check=False)
+    return json.loads(done.stdout or "{}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -1,0 +1,254 @@
+"""How fast training data are made, beside tf.data and PyTorch's DataLoader on the same files: `--data` of the bench.
+
+Images per CPU-second: the pipelines take turns in one process, and what all its threads consume is counted, so that a
+busy machine changes little. A ratio is taken round by round and printed with its range. Flipping and normalizing are
+left out everywhere: here they happen in the step, on the device.
+"""
+
+import argparse
+import io
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnet_jax import config
+from mnet_jax.data import augment, pipeline, prepare, sources
+
+SIZE, BATCH = 224, 64
+Pipelines = Mapping[str, Callable[[int], None]]
+"""What each pipeline is called -> a function that makes this many batches of it."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    door = argparse.ArgumentParser(prog="python -m mnet_jax.bench --data", description=__doc__.split("\n\n")[0])
+    door.add_argument(
+        "--source", default="", help="a folder of images; default: parts of scikit-learn's two photographs"
+    )
+    door.add_argument("--data_dir", default="")
+    door.add_argument("--rounds", type=int, default=5)
+    door.add_argument("--batches", type=int, default=5, help=f"of {BATCH} images, a round and pipeline")
+    flags = door.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        name = flags.source or "photographs"
+        if not flags.source:
+            _photographs(root / name, 3 * BATCH)
+            prepare.prepare(name, root)
+        folder = root / name if not flags.source else sources.root(flags.data_dir) / name
+        files = sorted((folder / "train").glob("*/*.jp*g"))
+        if len(files) < BATCH:
+            raise ValueError(f"{folder}/train holds {len(files)} JPEGs; allowed: a folder with {BATCH} or more")
+        _shrunk(files, root / "small" / "train" / "all", 256)
+        prepare.prepare("small", root)
+        kilobytes = sum(file.stat().st_size for file in files) / len(files) / 1000
+        print(f"{SIZE}-pixel random resized crops of {len(files)} JPEGs of {kilobytes:.0f} kB:")
+        ours, small = _feed(name, folder.parent), _feed("small", root)
+        peers = {**_torch_files(files), **_tfdata_files(files)}
+        _compare({"ours": ours, **peers, "ours, stored at short side 256": small}, flags.rounds, flags.batches)
+        growth = _growth(ours, 8 * len(files) // BATCH)
+        print(f"memory, from the first quarter of 8 epochs to their end: {growth:+.1f} MiB")
+    images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), np.uint8)
+    print("32-pixel images in memory, padded by 4 and cropped:")
+    peers = {**_torch_memory(images), **_tfdata_memory(images)}
+    _compare({"ours, in the step": _on_device(images), **peers}, flags.rounds, 30 * flags.batches)
+
+
+def _compare(pipelines: Pipelines, rounds: int, batches: int) -> None:
+    """Prints images per CPU-second, and the first pipeline's as a multiple of each, with the range over the rounds."""
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
+    for take in pipelines.values():
+        take(2)
+    for _ in range(rounds):
+        for name, take in pipelines.items():
+            begin = time.process_time()
+            take(batches)
+            rates[name].append(batches * BATCH / (time.process_time() - begin))
+    first = np.array(next(iter(rates.values())))
+    for name, values in rates.items():
+        ratio = first / np.array(values)
+        spread = f"{np.median(ratio):6.2f} [{ratio.min():.2f}, {ratio.max():.2f}]"
+        print(f"  {name:<40} {np.median(values):9,.0f} a CPU-second   first / this: {spread}")
+
+
+def _growth(take: Callable[[int], None], batches: int) -> float:
+    """MiB by which the process's peak grows after the first quarter of the batches."""
+    take(batches // 4)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    take(batches - batches // 4)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def _drain(batches: Iterable[Any], count: int) -> None:
+    iterator = iter(batches)
+    for _ in range(count):
+        next(iterator)
+
+
+def _photographs(folder: Path, count: int) -> None:
+    """JPEGs of ImageNet's usual size, 500 x 375 and about 110 kB, each another part of a photograph."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "train" / str(number % 2) / f"{number:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = photographs[number % 2]
+        left, top = rng.integers(0, 40, 2).tolist()
+        part = image.crop((left, top, left + 570, top + 380)).resize((500, 375), Image.Resampling.LANCZOS)
+        part.save(path, quality=90)
+
+
+def _shrunk(files: Sequence[Path], folder: Path, short_side: int) -> None:
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files):
+        (folder / f"{number:06}.jpg").write_bytes(prepare.smaller(file.read_bytes(), 3, short_side))
+
+
+def _feed(name: str, root: Path) -> Callable[[int], None]:
+    data = config.default().data
+    data.source, data.dir, data.size, data.threads = name, str(root), SIZE, 2
+    source = sources.load(name, str(root))
+    split = sources.Split(source.train_pool, source.train_pool[:1], "")
+    return lambda count: _drain(pipeline.Feed(source, split, data, 0, BATCH).batches(stop=count), count)
+
+
+def _torch_files(files: Sequence[Path]) -> Pipelines:
+    try:
+        import torch
+        from PIL import Image
+        from torchvision import transforms
+    except ImportError:
+        return {}
+    torch.set_num_threads(1)
+    change = transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.PILToTensor()])
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, index: int) -> Any:
+            return change(Image.open(io.BytesIO(files[index].read_bytes())).convert("RGB"))
+
+    def take(count: int) -> None:
+        sampler = torch.utils.data.RandomSampler(Files(), num_samples=count * BATCH, replacement=True)
+        _drain(torch.utils.data.DataLoader(Files(), BATCH, sampler=sampler), count)
+
+    return {"torch DataLoader (Pillow), in process": take}
+
+
+def _tfdata_files(files: Sequence[Path]) -> Pipelines:
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return {}
+
+    def crop(path: Any) -> Any:
+        data = tf.io.read_file(path)
+        box = tf.constant([0.0, 0.0, 1.0, 1.0], shape=[1, 1, 4])
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.image.extract_jpeg_shape(data), box, 0.1, (3 / 4, 4 / 3), (0.08, 1.0), 10, True
+        )
+        window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        return tf.cast(tf.image.resize(image, (SIZE, SIZE)), tf.uint8)
+
+    def take(count: int) -> None:
+        paths = tf.data.Dataset.from_tensor_slices([str(file) for file in files]).shuffle(len(files)).repeat()
+        batches = paths.take(count * BATCH).map(crop, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+        _drain(batches, count)
+
+    return {"tf.data": take}
+
+
+def _on_device(images_NHWC: np.ndarray) -> Callable[[int], None]:
+    """The resident path: an epoch's order from the host; gather, crop and normalize inside one program."""
+    import jax
+    import jax.numpy as jnp
+
+    images = jnp.asarray(images_NHWC)
+    mean, std = (0.5,) * 3, (0.25,) * 3
+
+    @jax.jit
+    def step(order_TB: jax.Array, index: jax.Array) -> jax.Array:
+        x_BHWC = augment.shift_flip(jax.random.key(index), images[order_TB[index]], 4, False)
+        return augment.normalize(x_BHWC, mean, std)
+
+    def take(count: int) -> None:
+        everything = np.arange(len(images_NHWC))
+        per_epoch = len(everything) // BATCH
+        for epoch in range(-(-count // per_epoch)):
+            order_TB = jnp.asarray(sources.epoch_order(0, epoch, everything, BATCH))
+            for index in range(min(per_epoch, count - epoch * per_epoch)):
+                step(order_TB, jnp.int32(index)).block_until_ready()
+
+    return take
+
+
+def _torch_memory(images_NHWC: np.ndarray) -> Pipelines:
+    try:
+        import torch
+        from torchvision import transforms
+    except ImportError:
+        return {}
+    images = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).contiguous()
+    change = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.ConvertImageDtype(torch.float32),
+            transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+        ]
+    )
+
+    class Memory(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> Any:
+            return change(images[index])
+
+    def take(count: int) -> None:
+        _drain(torch.utils.data.DataLoader(Memory(), BATCH, shuffle=True), count)
+
+    return {"torch DataLoader, per image": take}
+
+
+def _tfdata_memory(images_NHWC: np.ndarray) -> Pipelines:
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return {}
+
+    def normalized(x: Any) -> Any:
+        return (tf.cast(x, tf.float32) / 255 - 0.5) / 0.25
+
+    def one(image: Any) -> Any:
+        return normalized(tf.image.random_crop(tf.pad(image, ((4, 4), (4, 4), (0, 0))), (32, 32, 3)))
+
+    def many(index: Any) -> Any:
+        padded = tf.pad(tf.gather(everything, index), ((0, 0), (4, 4), (4, 4), (0, 0)))
+        offset = tf.random.uniform((2, BATCH, 1), 0, 9, tf.int32)
+        rows, columns = tf.range(32)[None] + offset[0], tf.range(32)[None] + offset[1]
+        cropped = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+        return normalized(cropped)
+
+    with tf.device("CPU"):
+        everything = tf.constant(images_NHWC)
+    order = tf.data.Dataset.range(len(images_NHWC)).shuffle(len(images_NHWC)).repeat()
+
+    def per_image(count: int) -> None:
+        chosen = order.take(count * BATCH).map(lambda i: one(everything[i]), tf.data.AUTOTUNE)
+        _drain(chosen.batch(BATCH).prefetch(tf.data.AUTOTUNE), count)
+
+    def per_batch(count: int) -> None:
+        _drain(order.take(count * BATCH).batch(BATCH).map(many, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE), count)
+
+    return {"tf.data, per image": per_image, "tf.data, one call a batch": per_batch}

@@ -1,0 +1,179 @@
+"""One encoded image to the pixels that a network sees, on the host: decode, crop, resize, RandAugment.
+
+Every draw is a number in [0, 1) that comes in, so the same numbers give the same pixels. JPEG is decoded and everything
+is resized by OpenCV where it is installed, else by Pillow: the decoders agree bit for bit, the resizers do not.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TRIES = 10
+"""At a crop of the wanted area and aspect that lies in the image; each takes 4 draws (Szegedy et al. 2015's code)."""
+
+
+class Damaged(ValueError):
+    """An image or record that cannot be read."""
+
+
+@functools.cache
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError:
+        return None
+    cv2.setNumThreads(0)
+    return cv2
+
+
+def library() -> str:
+    """Which library resizes here; runs that differ in it do not see the same pixels."""
+    return "opencv" if _opencv() else "pillow"
+
+
+def decode(data: bytes, channels: int) -> np.ndarray:
+    """Pixels of an encoded image, uint8 [H, W, channels]; orientation tags are ignored, as ImageNet's training does.
+
+    16-bit gray keeps its high byte; of an animation this is the first image; transparency is dropped. Raises Damaged.
+    """
+    cv2 = _opencv()
+    if cv2 and data[:2] == b"\xff\xd8":
+        # OpenCV fills what is missing with gray; no scan holds the end marker, a thumbnail before it may.
+        if data[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise Damaged("image file is truncated")
+        color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), color | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            raise Damaged("OpenCV cannot decode it")
+        return image.reshape(*image.shape[:2], channels)
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            file.load()
+            if file.mode.startswith("I"):
+                gray_HW1 = (np.asarray(file).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None]
+                return np.repeat(gray_HW1, channels, axis=2)
+            if "transparency" in file.info:
+                file = file.convert("RGBA")
+            image = np.asarray(file.convert("RGB" if channels == 3 else "L"))
+    except Exception as error:  # decoders raise whatever the bytes lead them to
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+    return image.reshape(*image.shape[:2], channels)
+
+
+def random_crop(
+    image_HWC: np.ndarray,
+    size: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    draws: Sequence[float],
+) -> np.ndarray:
+    """A random part of the image, resized to `size` x `size` (Szegedy et al. 2015, section 6).
+
+    Args:
+      image_HWC: uint8.
+      size: of the result, in pixels.
+      area: least and greatest share of the image that is kept.
+      aspect: least and greatest width / height of the part; its logarithm is uniform.
+      draws: 4 * TRIES numbers in [0, 1). When no try fits, the greatest part in the middle is taken.
+    """
+    H, W, _ = image_HWC.shape
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    for number in range(TRIES):
+        a, b, c, d = draws[4 * number : 4 * number + 4]
+        pixels = H * W * (area[0] + a * (area[1] - area[0]))
+        ratio = math.exp(low + b * (high - low))
+        height, width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < height <= H and 0 < width <= W:
+            return resize(image_HWC, int(c * (H - height + 1)), int(d * (W - width + 1)), height, width, size)
+    height, width = min(H, max(1, round(W / aspect[0]))), min(W, max(1, round(H * aspect[1])))
+    return resize(image_HWC, (H - height) // 2, (W - width) // 2, height, width, size)
+
+
+def center_crop(image_HWC: np.ndarray, size: int, share: float) -> np.ndarray:
+    """The central square with sides of `share` of the short side, resized to `size` x `size`.
+
+    This is "resize the short side to size / share, then crop the center" with one resampling.
+    """
+    H, W, _ = image_HWC.shape
+    side = max(1, round(min(H, W) * share))
+    return resize(image_HWC, (H - side) // 2, (W - side) // 2, side, side, size)
+
+
+def resize(image_HWC: np.ndarray, top: int, left: int, height: int, width: int, size: int) -> np.ndarray:
+    """A part of an image, uint8 [size, size, C]: averaged where it shrinks, bilinear where it grows."""
+    C = image_HWC.shape[-1]
+    part = image_HWC[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return part
+    if cv2 := _opencv():
+        kind = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
+        return cv2.resize(part, (size, size), interpolation=kind).reshape(size, size, C)
+
+    from PIL import Image
+
+    small = Image.fromarray(part if C > 1 else part[..., 0]).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(small).reshape(size, size, C)
+
+
+def _affine(image: "Image.Image", matrix: tuple[float, ...]) -> "Image.Image":
+    from PIL import Image
+
+    fill = (128,) * len(image.getbands())
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill if len(fill) > 1 else 128
+    )
+
+
+def _operations() -> Mapping[str, Callable[["Image.Image", float], "Image.Image"]]:
+    """RandAugment's operations of (image, strength), strength from -1 to 1 (Cubuk et al. 2019, Table 6's ranges)."""
+    from PIL import Image, ImageEnhance, ImageOps
+
+    def rotate(image: "Image.Image", x: float) -> "Image.Image":
+        fill = (128,) * len(image.getbands())
+        return image.rotate(30 * x, Image.Resampling.BILINEAR, fillcolor=fill if len(fill) > 1 else 128)
+
+    def enhance(kind: Any) -> Callable[["Image.Image", float], "Image.Image"]:
+        return lambda image, x: kind(image).enhance(1 + 0.9 * x)
+
+    return {
+        "identity": lambda image, x: image,
+        "autocontrast": lambda image, x: ImageOps.autocontrast(image),
+        "equalize": lambda image, x: ImageOps.equalize(image),
+        "solarize": lambda image, x: ImageOps.solarize(image, int(256 * (1 - abs(x)))),
+        "posterize": lambda image, x: ImageOps.posterize(image, 8 - round(4 * abs(x))),
+        "color": enhance(ImageEnhance.Color),
+        "contrast": enhance(ImageEnhance.Contrast),
+        "brightness": enhance(ImageEnhance.Brightness),
+        "sharpness": enhance(ImageEnhance.Sharpness),
+        "rotate": rotate,
+        "shear_x": lambda image, x: _affine(image, (1, 0.3 * x, 0, 0, 1, 0)),
+        "shear_y": lambda image, x: _affine(image, (1, 0, 0, 0.3 * x, 1, 0)),
+        "translate_x": lambda image, x: _affine(image, (1, 0, 0.45 * x * image.width, 0, 1, 0)),
+        "translate_y": lambda image, x: _affine(image, (1, 0, 0, 0, 1, 0.45 * x * image.height)),
+    }
+
+
+def randaugment(image_HWC: np.ndarray, operations: int, magnitude: float, draws: Sequence[float]) -> np.ndarray:
+    """Applies `operations` random ones of 14, each as strong as `magnitude` of 10 says (Cubuk et al. 2020).
+
+    `draws` are 2 numbers in [0, 1) an operation: which, and whether it goes one way or the other.
+    """
+    from PIL import Image
+
+    C = image_HWC.shape[-1]
+    image = Image.fromarray(image_HWC if C > 1 else image_HWC[..., 0])
+    table = list(_operations().values())
+    for number in range(operations):
+        which, side = draws[2 * number : 2 * number + 2]
+        image = table[int(which * len(table))](image, magnitude / 10 * (1 if side < 0.5 else -1))
+    return np.asarray(image).reshape(image_HWC.shape)

@@ -1,0 +1,180 @@
+"""Benchmarks at toy size: what is counted and divided, and contenders that fail."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import pytest
+from tiny import OVERRIDES, write
+
+from mnet_jax import cost, figures
+from mnet_jax.bench import __main__ as door
+from mnet_jax.bench import command, contest, inference, ops, peers, roofline, seeds, step
+from mnet_jax.bench.contest import Entrant, Settings, Times
+from mnet_jax.bench.step import Regime
+
+QUICK = Settings(rounds=2, turn=0.001)
+TINY = {key.removeprefix("model."): value for key, value in OVERRIDES.items() if key.startswith("model.")}
+REGIMES = {"tiny": Regime(TINY | {"num_classes": 3}, 8, 4)}
+
+
+def test_ratios_are_those_of_the_same_round():
+    ours, other = Times(seconds=[1.0, 2.0, 4.0]), Times(seconds=[2.0, 16.0, 4.0])
+    assert contest.ratio(other, ours) == (2.0, 1.0, 8.0)
+    assert ours.median == 2.0
+
+
+def test_a_table_names_who_failed_and_compares_the_others():
+    times = {
+        "ours": Times(first=3.0, again=1.0, seconds=[0.5, 0.25]),
+        "slow": Times(first=2.0, seconds=[1.0, 1.0]),
+        "absent": Times(failed="not installed: torch"),
+    }
+    table, bars = contest.compare("a step", times, images=8)
+    assert all(len(row) == len(table.header) for row in table.rows)
+    ours, slow, absent = table.rows
+    assert ours[:4] == ("ours", "375", "250 - 500", "21")
+    assert ours[-2:] == ("3.0", "1.0")
+    assert slow[4:6] == ("3.00", "2.00 - 4.00")
+    assert absent[1] == "not installed: torch"
+    assert bars == {"ours": (375.0, 250.0, 500.0), "slow": (1000.0, 1000.0, 1000.0)}
+    assert table.markdown().splitlines()[2].startswith("|  | ms | min - max |")
+
+
+def test_without_our_own_time_there_is_no_ratio():
+    times = {"ours": Times(failed="crashed"), "other": Times(seconds=[1.0])}
+    assert contest.compare("a step", times, 1)[0].rows[1][4:6] == ("", "")
+
+
+FAKE = """#!{python}
+import json, os, sys, time
+work = json.loads(sys.stdin.readline())["work"]
+for number, line in enumerate(sys.stdin):
+    if work == "crashes" and number == 3:
+        sys.exit("out of luck")
+    if work == "is killed":
+        os.kill(os.getpid(), 9)
+    if work == "hangs":
+        time.sleep(60)
+    answer = {{"seconds": 2.0 * json.loads(line)["calls"]}}
+    if work == "is missing":
+        answer = {{"failed": "not installed: torch"}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def test_contenders_that_fail_do_not_stop_the_others(tmp_path, capsys):
+    interpreter = tmp_path / "python"
+    interpreter.write_text(FAKE.format(python=sys.executable))
+    interpreter.chmod(0o755)
+    works = ("crashes", "is killed", "hangs", "is missing", "works")
+    entrants = {work: Entrant(work, {}, "train", peer=True) for work in works}
+    settings = QUICK._replace(peers_python=str(interpreter), start_limit=5.0)
+    times = contest.contest(entrants, settings, "test", again=["works"])
+    assert [times[work].failed for work in works] == [
+        "exit status 1: out of luck",
+        "killed by signal 9",
+        "no answer within 5 s",
+        "not installed: torch",
+        "",
+    ]
+    assert [times[work].seconds for work in works] == [[], [], [], [], [2.0, 2.0]]
+    assert times["works"].again is not None
+    assert "test: round 2 of 2" in capsys.readouterr().err
+
+
+def test_the_floor_is_the_one_worked_out_by_hand():
+    """224, batch 8 at 390 GFLOP/s and 42 GiB/s: 34.5 ms of products, and 12 passes of 4.7 ms."""
+    regime = step.REGIMES["224, batch 8"]
+    counted = cost.count(step.settled(regime.task).model, regime.resolution, bytes_per_element=4)
+    machine = roofline.machine(2.0**36 / 195e9, 0.5 / 42, size=4096, copied=2**28)
+    assert machine == pytest.approx((195e9, 42 * 2**30))
+    twelve, six = (1e3 * roofline.floor(counted, 8, passes, machine) for passes in (12, 6))
+    assert twelve == pytest.approx(91, abs=1)
+    assert twelve - six == pytest.approx(6 * 4.73, abs=0.1)
+
+
+@pytest.mark.parametrize("regime", [*step.REGIMES.values(), *step.ONE_CORE.values()])
+def test_peers_have_the_same_network(regime):
+    ours = cost.count(step.settled(regime.task).model, regime.resolution)
+    theirs = cost.count(
+        peers._plain_nnx(regime.task), input_shape=(regime.resolution,) * 2 + (ours.layers[0].input_shape[2],)
+    )
+    assert (theirs.madds, theirs.params_trainable) == (ours.madds, ours.params_trainable)
+
+
+def test_depthwise_shapes_are_those_of_the_paper():
+    rows = [(112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), (28, 192, 2)]
+    rows += [(14, 384, 1), (14, 576, 1), (14, 576, 2), (7, 960, 1)]
+    assert ops.shapes() == rows
+
+
+def test_one_core(capsys):
+    """Whole processes: ours takes a step, PyTorch is not there, or takes one too."""
+    result = step.measure_one_core(QUICK, REGIMES)
+    (ours, torch, kept), times = result.tables[0].rows, result.raw["tiny"]
+    assert len(times[step.OURS]["seconds"]) == 2
+    assert min(times[step.OURS]["seconds"]) > 0
+    assert (ours[0], torch[0], kept[0]) == ("mnet_jax", "torch", "torch, allocator set")
+    assert torch[1] == "not installed: torch" or float(torch[1]) > 0
+    assert "first call after" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_part():
+    steps = step.measure(QUICK, REGIMES)
+    assert steps.tables[0].title == "Training step at tiny"
+    assert steps.tables[-1].rows[0][0] == "tiny"
+    assert 0 < steps.bars["tiny"]["mnet_jax"].low <= steps.bars["tiny"]["plain NNX"].high
+    assert steps.raw["tiny"]["mnet_jax"]["again"] > 0
+    infer = inference.measure(QUICK, REGIMES)
+    assert {"mnet_jax", "plain NNX"} <= infer.bars["tiny"].keys()
+    kernels = ops.measure(QUICK, batch=2, of=[ops.Shape(4, 3, 1), ops.Shape(5, 3, 2)])
+    assert [len(table.rows) for table in kernels.tables] == [2, 2, 2]
+    assert all(float(row[1]) > 0 for table in kernels.tables for row in table.rows)
+    several = seeds.measure(QUICK, REGIMES, runs=(2,))
+    assert float(several.tables[0].rows[0][3]) > 0
+    assert len(several.raw["tiny"]["2 at once"]["seconds"]) == seeds.ROUNDS
+
+
+@pytest.mark.slow
+def test_the_first_command_in_seconds(tmp_path):
+    short = ("--config", str(write(tmp_path)), "--config.seeds=1", "--config.train.epochs=1")
+    (table,) = command.measure(QUICK, short).tables
+    first, second = (dict(zip(table.header, row, strict=True)) for row in table.rows)
+    assert first["exit"] == second["exit"] == "0.0"
+    assert float(second["compile"]) < float(first["compile"])
+
+
+def test_the_door_writes_tables_rounds_and_a_picture(tmp_path, monkeypatch, capsys):
+    times = {"ours": Times(seconds=[1.0]), "other": Times(seconds=[2.0])}
+
+    def measured(settings, regimes):
+        table, bars = contest.compare("Step", times, 1)
+        return contest.Result([table], {name: contest.raw(times) for name in regimes}, {"tiny": bars})
+
+    monkeypatch.setattr(door, "PARTS", {"step": door.Part(measured, REGIMES | {"other": REGIMES["tiny"]})})
+    door.main(["--part", "step", "--regime", "ti", "--out", str(tmp_path)])
+    assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
+    written = json.loads((tmp_path / "step.json").read_text())
+    assert written["times"]["tiny"]["other"] == asdict(times["other"])
+    assert list(written["times"]) == ["tiny"]
+    assert "jax" in written["versions"]
+    assert "<svg" in (tmp_path / "step.svg").read_text()
+    with pytest.raises(ValueError, match="--regime 7; of step there are: tiny; other"):
+        door.main(["--part", "step", "--regime", "7"])
+
+
+def test_the_door_times_a_network(capsys):
+    with pytest.raises(ValueError, match="did you mean 'mobilenet_v2'"):
+        door.main(["mobilenet_v22"])
+    door.main(["s8", "--resolution", "16", "--batch", "2", "--rounds", "1"])
+    out = capsys.readouterr().out
+    assert "s8 on 16 x 16: 1," in out
+    assert [line.split(" | ")[0] for line in out.splitlines()[4:6]] == ["| batch 1", "| batch 2"]
+
+
+def test_the_picture_has_a_bar_for_everyone():
+    bars = {"ours": contest.Spread(1.0, 0.5, 2.0), "other": contest.Spread(10.0, 9.0, 30.0)}
+    figure = figures.benchmark({"a": bars, "b": bars}, "ms")
+    assert [len(axes.patches) for axes in figure.axes] == [2, 2]

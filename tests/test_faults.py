@@ -1,0 +1,166 @@
+"""What goes wrong on real machines: each fault ends in one clear message, and nothing that was done is lost."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+import test_main
+from test_train import chunks_of_three, make, never, rows, unbroken  # noqa: F401 (fixtures)
+from tiny import write
+
+from mnet_jax import results, sweep, train
+from mnet_jax.checkpoint import Checkpoints
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, and a function that fills it up; skipped where nothing can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs needs the right to mount")
+
+    def fill():
+        with open(disk / "ballast", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return
+
+    yield disk, fill
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("moment", ["checkpoint", "row"])
+def test_a_full_disk_is_named_and_loses_nothing(unbroken, small_disk, moment):  # noqa: F811
+    disk, fill = small_disk
+    plan = make(disk)
+    looks = 0
+
+    def stop():
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # some steps of the first run are done
+            fill()
+        return looks == 2 and moment == "checkpoint"
+
+    message = {"checkpoint": r"no checkpoint can be written to .*linear-s0/checkpoints", "row": "No space left"}
+    with pytest.raises(OSError, match=message[moment]):
+        train.work(disk, plan, stop, 0.0)
+    (disk / "ballast").unlink()
+    train.work(disk, plan, never, 0.0)
+    assert rows(disk, plan) == rows(*unbroken)
+
+
+def test_a_save_that_fails_is_one_line(tmp_path):
+    """A file stands where Orbax wants a folder."""
+    kept = Checkpoints(tmp_path / "kept")
+    kept.save(1, {"a": jnp.zeros(3)}, {})
+    kept.wait()
+    (tmp_path / "kept" / "2").write_text("in the way")
+
+    def save():
+        kept.save(2, {"a": jnp.zeros(3)}, {})
+        kept.wait()
+
+    with pytest.raises(OSError, match=r"the checkpoint in .*kept cannot be written: [^\n]*$"):
+        save()
+    assert kept.restore({"a": jnp.ones(3)}) is not None
+    kept.close(delete=True)
+
+
+def test_the_checkpoint_before_a_truncated_one_is_used(unbroken, tmp_path, caplog):  # noqa: F811
+    plan = make(tmp_path)
+    for step in (3, 4):  # stops after the first two looks
+        with pytest.raises(train.Preempted, match=f"stopped at step {step}"):
+            train.work(tmp_path, plan, lambda: True, 0.0)
+    folder = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+    for path in (folder / "4").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with caplog.at_level("INFO"):
+        train.work(tmp_path, plan, never, 0.0)
+    assert "checkpoints/4 cannot be read" in caplog.text
+    assert "goes on from step 3" in caplog.text
+    assert rows(tmp_path, plan) == rows(*unbroken)
+
+
+def test_an_unwritable_workdir_is_one_line(tmp_path):
+    write(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    done = test_main.door(tmp_path, "--workdir", str(tmp_path / "file" / "work"))
+    assert done.returncode == 1
+    assert done.stderr.strip().split("\n")[-1] == f"error: [Errno 20] Not a directory: '{tmp_path}/file/work'"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_batch_that_does_not_divide_is_one_line(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setitem(test_main.ENVIRONMENT, "JAX_NUM_CPU_DEVICES", "3")
+    done = test_main.door(tmp_path, "--workers", "1")
+    assert done.returncode == 1
+    line = "error: train.batch_size=16 does not divide by the 3 devices that share it (3 devices, 1 runs a job)"
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_that_hangs_is_ended_and_the_other_takes_its_job(tmp_path):
+    write(tmp_path)
+    process = subprocess.Popen(
+        test_main.command(tmp_path, "--workers", "2", "--config.train.hang_seconds=20", "--config.train.epochs=100"),
+        env=test_main.ENVIRONMENT,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workdir = tmp_path / "runs" / "tiny-digits"
+    while not (lines := list(workdir.glob("jobs/*/progress.json"))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    hung = results.read_json(lines[0])["process"]
+    os.kill(hung, signal.SIGSTOP)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "failed: no progress for 20 s (train.hang_seconds), so it was killed" in err
+    assert not sweep.left(workdir, results.read_sweep(workdir))
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("host:/x /data nfs4 rw,local_lock=none 0 0", False),
+        ("host:/x /data nfs rw,nolock 0 0", True),
+        ("host:/x /data nfs rw,local_lock=all 0 0", True),
+        ("/dev/a /data ext4 rw,nolock 0 0", False),
+        ("host:/x /database nfs rw,nolock 0 0", False),
+    ],
+)
+def test_mounts_that_hide_locks_are_seen(tmp_path, line, refused):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/root / ext4 rw 0 0\n{line}\n")
+    options = sweep._mount_options(Path("/data/runs"), mounts)
+    assert bool(options & {"nolock", "local_lock=all"}) == refused
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    with pytest.raises(ValueError, match="its file system grants one lock twice; jobs are claimed by file locks"):
+        sweep.check_locks(tmp_path)
+
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(ValueError, match=r"no file can be locked there .*Operation not supported"):
+        sweep.check_locks(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,102 @@
+"""Large images, read and cropped ahead: the windows that the step takes, and training on them."""
+
+import jax
+import numpy as np
+import pytest
+import test_train
+from test_train import never, rows
+from tiny import EXPERIMENT
+
+from mnet_jax import config, inputs, results, sharding, sweep, train
+from mnet_jax.data import pipeline, prepare, sources
+
+pytest.importorskip("grain")
+
+STREAMED = EXPERIMENT.replace(
+    "config.override(cfg, ",
+    "config.override(cfg, {'data.source': 'pictures', 'data.dir': FOLDER, 'data.size': 16, 'data.shift': 0, "
+    "'data.flip': True, 'model.in_channels': 3, 'model.num_classes': 2, 'data.threads': 2})\n    config.override(cfg, ",
+).replace("'data.train_size': 64", "'data.train_size': 40")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """48 training and 10 test JPEGs of two classes, no two of the same size."""
+    from PIL import Image
+
+    root, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 5)):
+        for label in ("bright", "dark"):
+            place = root / "pictures" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                shape = (20 + number, 44 - number, 3)
+                level = draw.integers(0, 128, shape) + (127 if label == "bright" else 0)
+                Image.fromarray(level.astype(np.uint8)).save(place / f"{number}.jpg")
+    prepare.main(["pictures", "--data_dir", str(root)])
+    return str(root)
+
+
+@pytest.fixture(autouse=True)
+def windows_of_three(monkeypatch):
+    monkeypatch.setattr(inputs, "CHUNK_STEPS", 3)
+
+
+def make(tmp_path, folder, **overrides):
+    return test_train.make(tmp_path, STREAMED.replace("FOLDER", repr(folder)), train__batch_size=8, **overrides)
+
+
+def test_windows_are_the_batches_of_the_steps(folder, tmp_path):
+    plan = make(tmp_path, folder)
+    cfg = config.unflatten(plan.config)
+    source = sources.chosen(cfg.data)
+    mesh = sharding.mesh(2, 8, jax.devices()[:2], spread_runs=False)
+    fed = inputs.of(source, cfg.data, (0, 1), 8, mesh)
+    assert isinstance(fed, inputs.Streamed)
+    assert fed.per_epoch == 5  # 40 images
+    feed = pipeline.Feed(source, sources.split(source, 1, 40), cfg.data, 1, 8)
+    for step, expected in ((0, 3), (3, 2), (5, 3), (1, 3), (4, 1)):  # the last two: a jump
+        (images, labels), first, count = fed.window(step)
+        assert (first, count) == (0, expected)
+        assert images.shape == (2, 3, 8, 16, 16, 3)
+        for index in range(count):
+            batch = feed.batch(step + index)
+            np.testing.assert_array_equal(images[1, index], batch["images"])
+            np.testing.assert_array_equal(labels[1, index], batch["labels"])
+    pieces = list(fed.held_out())
+    assert sum(float(mask.sum()) for *_, mask in pieces) == 2 * 10
+    fed.close()
+
+
+def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
+    plans = {}
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+        plans[name] = make(tmp_path / name, folder, seeds=1)
+    train.work(tmp_path / "whole", plans["whole"], never, 0.0)
+    while sweep.left(tmp_path / "broken", plans["broken"]):
+        try:
+            train.work(tmp_path / "broken", plans["broken"], lambda: True, 0.0)
+        except train.Preempted:
+            continue
+    whole, broken = (rows(tmp_path / name, plan) for name, plan in plans.items())
+    assert whole == broken
+    assert whole[0]["data"]["skipped"] == 0
+    assert whole[0]["metrics"]["accuracy"] > 0.5
+    assert results.read_rows(tmp_path / "whole", plans["whole"].runs)[0]["timing"]["data"] > 0
+
+
+def test_a_damaged_image_is_named_or_counted(folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(folder, copy)
+    (copy / "pictures" / "train" / "dark" / "3.jpg").write_bytes(b"no image")
+    stop, skip = tmp_path / "stop", tmp_path / "skip"
+    for place in (stop, skip):
+        place.mkdir()
+    with pytest.raises(ValueError, match=r"dark/3.jpg"):
+        train.work(stop, make(stop, str(copy), seeds=1, data__train_size=0), never, 0.0)
+    plan = make(skip, str(copy), seeds=1, data__train_size=0, data__corrupt="skip")
+    train.work(skip, plan, never, 0.0)
+    assert all(row["data"]["skipped"] == 3 for row in rows(skip, plan))  # once an epoch
