@@ -38,7 +38,7 @@ def name(width, resolution):
 
 def sweep(cfg):
     arms = {
-        name(width, resolution): {"model.width": width, "data.resolution": resolution}
+        name(width, resolution): {"model.width": width, **config.at_resolution(cfg, resolution)}
         for resolution in reversed(RESOLUTIONS[cfg.scale])
         for width in reversed(WIDTHS)
     }
