@@ -133,7 +133,7 @@ def test_top_5_is_summed_where_there_are_more_than_ten_classes():
     labels, mask = jnp.arange(50, dtype=jnp.int32) % 12, jnp.ones(50).at[40:].set(0.0)
     sums = classification.sums(logits, labels, mask)
     best = np.argsort(-np.asarray(logits), -1)[:40, :5]
-    assert sums["correct_top5"] == (best == np.asarray(labels)[:40, None]).any(-1).sum()
+    assert float(sums["correct_top5"]) == (best == np.asarray(labels)[:40, None]).any(-1).sum()
     assert sums.keys() == set(classification.summed(12))
     assert classification.sums(logits[:, :10], labels % 10, mask).keys() == {"correct", "nll"}
 
