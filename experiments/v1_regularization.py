@@ -3,12 +3,12 @@
 Claim: small models have less trouble with overfitting, so MobileNetV1 is trained with less regularization: without
 label smoothing, with fewer image distortions (Howard et al. 2017, section 3.2; no figure).
 
-    python -m mnet_jax.main --config experiments/v1_regularization.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v1_regularization.py    # 36 runs
 
 Strong distortions are brightness, contrast and saturation times 0.6 to 1.4, a rectangle erased from half of the images,
 mixup, and shifts three times as far as the scale's own, on ImageNet RandAugment in their place.
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config
