@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnet_jax import config, step
+from mnet_jax import config, sharding, step
 from mnet_jax.ops import FORMULATIONS
 from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
 from mnet_jax.ops.norm import affine, affine_act, batch_norm_act
@@ -204,10 +204,10 @@ def test_ranks_stay_low_in_the_step_of_many_seeds(monkeypatch):
     cfg = config.default()
     tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": 2}
     config.override(cfg, {f"model.{name}": value for name, value in tiny.items()})
-    program = step.build(cfg, 3, (0.5,) * 3, (0.25,) * 3, 1)
+    program = step.build(cfg, 3, (0.5,) * 3, (0.25,) * 3, 1, sharding.mesh(3, 4, jax.devices()[:1]))
     seeds, numbers = jnp.arange(3), jax.tree.map(lambda value: jnp.full(3, value, jnp.float32), config.knobs(cfg))
     state = jax.eval_shape(program.init, seeds)
-    data = jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32), jnp.zeros((3, 1, 4), jnp.int32)
+    data = (jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32)), (jnp.zeros((3, 1, 4), jnp.int32),)
     traced = jax.make_jaxpr(program.train)(state, numbers, *data, jnp.int32(0), jnp.int32(1))
     assert max(ranks(traced.jaxpr)) == 6
 

@@ -74,8 +74,8 @@ def depthwise(
 
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
     gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types or with dilation;
-    "auto" is as `resolve` says. Channels that differ, a kernel larger than the padded input, or "native" where it cannot
-    be had, are a ValueError.
+    "auto" is as `resolve` says. Channels that differ, a kernel larger than the padded input, or "native" where it
+    cannot be had, are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
         raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
