@@ -155,7 +155,13 @@ def _tfdata_files(files: Sequence[Path]) -> Pipelines:
         data = tf.io.read_file(path)
         box = tf.constant([0.0, 0.0, 1.0, 1.0], shape=[1, 1, 4])
         begin, extent, _ = tf.image.sample_distorted_bounding_box(
-            tf.image.extract_jpeg_shape(data), box, 0.1, (3 / 4, 4 / 3), (0.08, 1.0), 10, True
+            tf.image.extract_jpeg_shape(data),
+            box,
+            min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
         )
         window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
         image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
