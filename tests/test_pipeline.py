@@ -171,6 +171,18 @@ def test_hosts_must_share_a_batch_evenly(root: Path):
         pipeline.open(settings(root), 0, 6, (0, 4))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_bench_compares_what_is_installed(capsys):
+    pytest.importorskip("grain")
+    from mnet_jax.bench import data
+
+    data.main(["--rounds", "1", "--batches", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("ours") >= 4
+    assert "CPU-second" in printed
+
+
 # Folders and facts.
 
 
