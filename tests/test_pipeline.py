@@ -58,8 +58,12 @@ def test_a_batch_is_a_function_of_seed_and_step(root: Path):
         assert (feed.batch(step)["images"] != other.batch(step)["images"]).any()
     batch = feed.batch(0)
     assert (batch["images"].shape, batch["images"].dtype) == ((4, 16, 16, 3), np.uint8)
-    order = sources.epoch_order(3, 0, feed.split.train, 4)
-    np.testing.assert_array_equal(batch["labels"], feed.source.labels_N[order[0]])
+    for step in (0, 5, 10):
+        batch, epoch = feed.batch(step), step // feed.steps_per_epoch
+        order = sources.epoch_order(3, epoch, feed.split.train, 4)[step % feed.steps_per_epoch]
+        np.testing.assert_array_equal(batch["labels"], feed.source.labels_N[order])
+        images = [feed._augmented(feed.source.image(int(index)), epoch, int(index)) for index in order]
+        np.testing.assert_array_equal(batch["images"], images)
 
 
 def test_every_epoch_shows_each_image_once_and_augmented_anew(root: Path):
