@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnet_jax import config, sharding, step
-
-MOST = 32
-"""Virtual devices that a step is compiled for; for more it is modelled."""
+from mnet_jax import config, sharding, step, sweep
+from mnet_jax.data import sources
+from mnet_jax.results import Sweep
 
 FITTED = (2, 4, 8, 16)
+"""Numbers of devices that a model is fitted on, where there are fewer (virtual) devices than are asked for."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -78,15 +78,31 @@ def ring(need: Need) -> float:
 
 
 def plan(cfg: Any, shape: tuple[int, int, int], runs: int, devices: int) -> list[Need]:
-    """What `devices` of them need: compiled up to MOST; beyond, fitted on FITTED, with MOST compiled as a check.
-
-    ValueError where there are fewer (virtual) devices than must be compiled for.
-    """
+    """What `devices` of them need: compiled where there are so many; else fitted, and checked on all that there are."""
     here = jax.devices()
-    if devices <= MOST:
+    if devices <= len(here):
         return [compiled(cfg, shape, runs, here[:devices])]
     fitted = [compiled(cfg, shape, runs, here[:number]) for number in FITTED]
-    return [*fitted, compiled(cfg, shape, runs, here[:MOST]), modelled(fitted, MOST), modelled(fitted, devices)]
+    return [*fitted, compiled(cfg, shape, runs, here), modelled(fitted, len(here)), modelled(fitted, devices)]
+
+
+def of_plan(swept: Sweep, devices: int, bandwidth: float = 0.0) -> str:
+    """A table for each program of a sweep; `bandwidth` as for `describe`."""
+    parts, seen = [f"{swept.title}  [{swept.experiment}:{swept.scale}]"], set()
+    for job in swept.jobs:
+        if job.program not in seen:
+            seen.add(job.program)
+            cfg = sweep.arm_config(swept.config, swept.arm(job.runs[0].arm))
+            data = cfg.data
+            height, width, channels = sources.outline(data.source, data.dir, data.train_split, data.test_split).shape
+            size = data.size or data.resolution
+            shape = (size or height, size or width, channels)
+            arms = dict.fromkeys(run.arm for other in swept.jobs if other.program == job.program for run in other.runs)
+            needs = plan(cfg, shape, len(job.runs), devices)
+            batch = f"batch {cfg.train.batch_size} of {shape[0]} x {shape[1]}, {len(job.runs)} runs a job"
+            parts.append(f"{', '.join(arms)}: {batch}\n{describe(needs, bandwidth)}")
+    parts.append("MB each: arguments and temporaries as XLA lays them out on a CPU; sent: by a ring, 2 (N - 1) / N.")
+    return "\n\n".join(parts)
 
 
 def describe(needs: Sequence[Need], bandwidth: float = 0.0) -> str:

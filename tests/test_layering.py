@@ -24,7 +24,7 @@ ALLOWED = {
     "checkpoint": set(),
     "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
     "inputs": {"data", "sharding"},
-    "scaling": {"step", "sharding"},
+    "scaling": {"step", "sweep", "data", "sharding"},
     "train": {
         "analysis",
         "inputs",

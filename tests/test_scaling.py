@@ -68,3 +68,23 @@ def test_the_table_says_what_was_compiled():
     first, second = scaling.describe(needs, bandwidth=100).split("\n")[1:]
     assert first.split() == ["2", "2.0", "1.00", "1.00", "1e-05", "compiled:", "all-reduce"]
     assert second.split() == ["64", "1.0", "1.00", "1.97", "2e-05", "modelled"]
+
+
+def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path, monkeypatch):
+    from tiny import write
+
+    from mnet_jax import sweep
+
+    monkeypatch.setattr(scaling, "FITTED", (2, 4))
+    overrides = {"train.batch_size": "128", "data.train_size": "512"}
+    plan = sweep.plan(sweep.load(write(tmp_path)), "digits", overrides, "train", "the command")
+    lines = scaling.of_plan(plan, 64).split("\n")
+    assert "linear, relu6: batch 128 of 16 x 16, 1 runs a job" in lines
+    rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
+    assert [(row[0], "modelled" in row) for row in rows] == [
+        ("2", False),
+        ("4", False),
+        ("8", False),
+        ("8", True),
+        ("64", True),
+    ]
