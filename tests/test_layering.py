@@ -27,7 +27,7 @@ ALLOWED = {
     "runtime": set(),
     "workers": set(),
     "report": {"figures"},
-    "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
+    "bench": {"data", "runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
     "main": {"runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
