@@ -41,7 +41,7 @@ ALLOWED = {
     "runtime": set(),
     "workers": set(),
     "report": {"figures", "analysis"},
-    "bench": {"runtime", "workers", "step", "models", "ops", "sharding", "cost", "figures"},
+    "bench": {"runtime", "workers", "step", "data", "models", "ops", "sharding", "cost", "figures"},
     "main": {"budget", "runtime", "sweep", "workers", "train", "report", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
