@@ -32,9 +32,9 @@ def sweep(cfg):
     yield {"name": "mobilenet_v1"}
     yield {"model.name": "googlenet"}
     yield {"model.name": "vgg16"}
-    yield {"name": "0.5_mobilenet_v1@160", "model.width": 0.5, "data.resolution": 160}
-    yield {"name": "squeezenet", "model.name": "squeezenet", "data.resolution": 227}
-    yield {"name": "alexnet", "model.name": "alexnet", "data.resolution": 227}
+    yield {"name": "0.5_mobilenet_v1@160", "model.width": 0.5, "data.size": 160}
+    yield {"name": "squeezenet", "model.name": "squeezenet", "data.size": 227}
+    yield {"name": "alexnet", "model.name": "alexnet", "data.size": 227}
 
 
 claim = {

@@ -4,11 +4,11 @@ Claim: at like cost, making it thinner is 3 points better than making it shallow
 Table 5: width 0.75 68.4 %, without the five repeated layers of 14x14x512 65.3 % ImageNet top-1; 325 and 307 M
 multiply-adds).
 
-    python -m mnet_jax.main --config experiments/v1_narrow_vs_shallow.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v1_narrow_vs_shallow.py    # 24 runs
 
 Here the widths are those of equal multiply-adds; on ImageNet that is 0.73, not the paper's 0.75.
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

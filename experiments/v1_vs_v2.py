@@ -3,9 +3,9 @@
 Claim: it is, over the whole range of sizes (Sandler et al. 2018, section 6.1, Figure 5 and Table 4: V2 71.8 % ImageNet
 top-1 with 301 M multiply-adds, V1 at width 0.75 68.4 % with 317 M).
 
-    python -m mnet_jax.main --config experiments/v1_vs_v2.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v1_vs_v2.py    # 24 runs
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

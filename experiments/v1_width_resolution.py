@@ -3,12 +3,12 @@
 Claim: accuracy is log-linear in multiply-adds over the 16 networks of 4 widths and 4 resolutions, and falls off
 smoothly until the network is too small at width 0.25 (Howard et al. 2017, section 4.2, Tables 6 and 7, Figure 4).
 
-    python -m mnet_jax.main --config experiments/v1_width_resolution.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v1_width_resolution.py    # 60 runs
 
 The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al.
 2017, equation 7), so a slope is in points for each doubling of them.
 
-MEASURED
+Measured: not yet.
 """
 
 import math
@@ -38,7 +38,7 @@ def name(width, resolution):
 
 def sweep(cfg):
     arms = {
-        name(width, resolution): {"model.width": width, "data.resolution": resolution}
+        name(width, resolution): {"model.width": width, **config.at_resolution(cfg, resolution)}
         for resolution in reversed(RESOLUTIONS[cfg.scale])
         for width in reversed(WIDTHS)
     }

@@ -3,11 +3,11 @@
 Claim: each non-linear bottleneck loses information (Sandler et al. 2018, section 3.2), so a deeper network should lose
 more: a prediction that the paper does not test.
 
-    python -m mnet_jax.main --config experiments/v2_bottleneck_depth_grid.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v2_bottleneck_depth_grid.py    # 40 runs
 
 The repeats of every stage are multiplied by 1/3, 2/3, 1 and 3/2, at least one; the narrowings stay.
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

@@ -4,11 +4,11 @@ Claim: ReLU loses the information of a channel unless the manifold lies in a low
 space (Sandler et al. 2018, section 3.2, Figure 1, appendix A). Hence the prediction, which the paper does not test: the
 lead of linear bottlenecks over ReLU6 shrinks with the bottleneck's width.
 
-    python -m mnet_jax.main --config experiments/v2_bottleneck_width_grid.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v2_bottleneck_width_grid.py    # 40 runs
 
 Bottlenecks have 1/2, 1, 2 and 3 times the channels of the scale's network, expanded layers always the same number.
 
-MEASURED
+Measured: not yet.
 """
 
 import math

@@ -5,10 +5,10 @@ expansion (Sandler et al. 2018, section 4, text; 6 is used everywhere). A larger
 paper never separates the two: here t = 1, 2, 4, 6, 8 stand once with the same channels, once with channels widened or
 narrowed to the cost of t = 6.
 
-    python -m mnet_jax.main --config experiments/v2_expansion.py                  # TIME_DIGITS
-    python -m mnet_jax.main --config experiments/v2_expansion.py:cifar10_quick    # TIME_QUICK
+    python -m mnet_jax.main --config experiments/v2_expansion.py                  # 45 runs
+    python -m mnet_jax.main --config experiments/v2_expansion.py:cifar10_quick    # 45 runs
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

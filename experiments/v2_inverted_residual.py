@@ -3,13 +3,13 @@
 Claim: the inverted design needs considerably less memory and works slightly better (Sandler et al. 2018, section 3.3,
 Figure 3, text; no figure). It is the paper's title, and the paper prints no experiment on it.
 
-    python -m mnet_jax.main --config experiments/v2_inverted_residual.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v2_inverted_residual.py    # 36 runs
 
 The classic network mirrors V2's: each row (t, c, n, s) becomes (1/t, tc, n, s), so that a 1x1 reduces, the depthwise
 convolution filters few channels and a 1x1 expands again; its width is that of equal multiply-adds. Its wide ends are
 linear, as V2's narrow ones are, or have ReLU6, which is nearer to He et al. 2016.
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

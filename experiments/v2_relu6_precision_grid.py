@@ -3,12 +3,12 @@
 Claim: ReLU6 is used because of its robustness with low-precision computation (Sandler et al. 2018, section 3.3; also
 Howard et al. 2017's released code). The paper prints no comparison.
 
-    python -m mnet_jax.main --config experiments/v2_relu6_precision_grid.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v2_relu6_precision_grid.py    # 40 runs
 
 bfloat16 is that of convolutions and feature maps; 8 and 4 bits are simulated in training and evaluation (Jacob et al.
 2018): ReLU6 fixes the range of a feature map at [0, 6], ReLU leaves it to the largest value seen. Weights stay float32.
 
-MEASURED
+Measured: not yet.
 """
 
 from mnet_jax import config

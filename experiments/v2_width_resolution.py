@@ -3,12 +3,12 @@
 Claim: both multipliers trade accuracy smoothly for multiply-adds and parameters (Sandler et al. 2018, section 6.1,
 Figure 5: 22 points from 0.35 at 96 pixels, 45.5 %, to 1.4 at 224, 74.96 % ImageNet top-1).
 
-    python -m mnet_jax.main --config experiments/v2_width_resolution.py    # TIME_DIGITS
+    python -m mnet_jax.main --config experiments/v2_width_resolution.py    # 60 runs
 
 The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al.
 2017, equation 7), so a slope is in points for each doubling of them.
 
-MEASURED
+Measured: not yet.
 """
 
 import math
@@ -38,7 +38,7 @@ def name(width, resolution):
 
 def sweep(cfg):
     arms = {
-        name(width, resolution): {"model.width": width, "data.resolution": resolution}
+        name(width, resolution): {"model.width": width, **config.at_resolution(cfg, resolution)}
         for resolution in reversed(RESOLUTIONS[cfg.scale])
         for width in reversed(WIDTHS)
     }

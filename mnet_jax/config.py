@@ -306,6 +306,11 @@ def tuned(
         yield {"name": name, **overrides, "optim.lr": lr}
 
 
+def at_resolution(config: ConfigDict, pixels: int) -> dict[str, int]:
+    """The override that makes the images `pixels` high and wide: crops of large ones, small ones resized."""
+    return {"data.size" if config.data.size else "data.resolution": pixels}
+
+
 def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:
     """The rows of the named network, to make `model.blocks` from."""
     return NETWORKS[config.model.name].blocks
@@ -402,7 +407,7 @@ def _cifar10(config: ConfigDict) -> None:
 
 def _imagenet(config: ConfigDict) -> None:
     """ImageNet as the papers trained: V2's section 6.1 and the released recipe are the defaults."""
-    override(config, {"seeds": 3, "data.source": "imagenet2012"})
+    override(config, {"seeds": 3, "data.source": "imagenet2012", "data.size": 224, "data.flip": True})
 
 
 def _imagenet_v1(config: ConfigDict) -> None:

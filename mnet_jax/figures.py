@@ -519,6 +519,8 @@ def layer_profile(runs: Mapping[str, Sequence[Arrays]], published: Arrays) -> "F
     Lines are means over pixels and the runs of an arm, bands go from the least to the most positive pixel; above the
     dotted line an expansion can be inverted. `published` are the paper's counts, in the words of a run's arrays.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _subplots(WIDTH, 3.4, columns=2, sharey=True)
     for axes, state, title in zip(panels, ("initial", "active"), ("at step 0", "trained"), strict=True):
         for index, (arm, of_runs) in enumerate(runs.items()):
@@ -540,6 +542,7 @@ def layer_profile(runs: Mapping[str, Sequence[Arrays]], published: Arrays) -> "F
         axes.errorbar(published[f"{state}/block"], mean_L, yerr=[mean_L - low_L, high_L - mean_L], **paper)
         axes.set_title(title, loc="left")
         axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylim(0, 100)
     panels[0].set_ylabel("positive channels (%)")
     _legend(figure, panels[0], len(runs) + 2)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 STARTED = time.time()
 
+VIRTUAL_DEVICES = 32
+"""That a plan compiles for, at most."""
+
 EXAMPLES = """\
 examples:
   python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py
@@ -84,6 +87,13 @@ def parser() -> argparse.ArgumentParser:
         help="join the processes of one job: without arguments as the cluster says (SLURM and Open MPI need no flag), "
         "or HOST:PORT PROCESSES PROCESS",
     )
+    door.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="of a plan: what a step needs on N devices, compiled for up to 32 virtual ones, modelled beyond",
+    )
+    door.add_argument("--bandwidth", type=float, default=0.0, metavar="GB/S", help="of a device, for --devices")
     door.add_argument("--config.KEY", metavar="VALUE", dest="_", help="overrides a field, such as --config.seeds=3")
     return door
 
@@ -134,12 +144,21 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError("--mode report needs --workdir (one or several, or a glob)")
         return report(folders, flags.out, flags.readme)
 
+    if flags.devices is not None:
+        if flags.mode != "plan" or flags.devices < 1:
+            raise ValueError(f"--devices {flags.devices} --mode {flags.mode}; allowed: 1 or more, of --mode plan")
+        os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(min(flags.devices, VIRTUAL_DEVICES))}
     runtime.start()
     if flags.mode != "plan":
         from mnet_jax import sharding
 
         sharding.start(flags.distributed)
     plans = make_plans(files, folders, overrides, "tune" if flags.mode == "tune" else "train", arguments)
+    if flags.devices is not None:
+        from mnet_jax import scaling
+
+        print("\n\n".join(scaling.of_plan(plan, flags.devices, flags.bandwidth) for plan in plans.values()))
+        return 0
     if flags.mode == "plan":
         return show(plans, flags.workers)
     return train(plans, flags.workers, flags.out)

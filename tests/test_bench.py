@@ -170,7 +170,7 @@ def test_the_door_times_a_network(capsys):
         door.main(["mobilenet_v22"])
     door.main(["s8", "--resolution", "16", "--batch", "2", "--rounds", "1"])
     out = capsys.readouterr().out
-    assert "s8 on 16 x 16: 1," in out
+    assert "s8 on 16 x 16: 620,160 MAdds" in out
     assert [line.split(" | ")[0] for line in out.splitlines()[4:6]] == ["| batch 1", "| batch 2"]
 
 

@@ -75,7 +75,7 @@ def test_docstrings_have_their_parts(path):
     command = rf"python -m mnet_jax\.main --config experiments/{path.stem}\.py"
     for part in (r"\n\nClaim: ", r"\d{4}", command, r"\nMeasured"):
         assert re.search(part, doc), part
-    assert path.stem in PLANNED_ONLY or re.search(command + r".*# .*\d+ (seconds|minutes?|min)", doc)
+    assert path.stem in PLANNED_ONLY or re.search(command + r".*# .*\d+ (runs|seconds|minutes?|min)", doc)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -24,6 +24,7 @@ ALLOWED = {
     "checkpoint": set(),
     "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
     "inputs": {"data", "sharding"},
+    "scaling": {"step", "sweep", "data", "sharding"},
     "train": {
         "analysis",
         "inputs",
@@ -42,7 +43,7 @@ ALLOWED = {
     "workers": set(),
     "report": {"figures", "analysis"},
     "bench": {"runtime", "workers", "step", "data", "models", "ops", "sharding", "cost", "figures"},
-    "main": {"budget", "runtime", "sweep", "workers", "train", "report", "sharding"},
+    "main": {"budget", "runtime", "sweep", "workers", "train", "report", "scaling", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""

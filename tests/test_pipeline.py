@@ -58,8 +58,12 @@ def test_a_batch_is_a_function_of_seed_and_step(root: Path):
         assert (feed.batch(step)["images"] != other.batch(step)["images"]).any()
     batch = feed.batch(0)
     assert (batch["images"].shape, batch["images"].dtype) == ((4, 16, 16, 3), np.uint8)
-    order = sources.epoch_order(3, 0, feed.split.train, 4)
-    np.testing.assert_array_equal(batch["labels"], feed.source.labels_N[order[0]])
+    for step in (0, 5, 10):
+        batch, epoch = feed.batch(step), step // feed.steps_per_epoch
+        order = sources.epoch_order(3, epoch, feed.split.train, 4)[step % feed.steps_per_epoch]
+        np.testing.assert_array_equal(batch["labels"], feed.source.labels_N[order])
+        images = [feed._augmented(feed.source.image(int(index)), epoch, int(index)) for index in order]
+        np.testing.assert_array_equal(batch["images"], images)
 
 
 def test_every_epoch_shows_each_image_once_and_augmented_anew(root: Path):
@@ -169,6 +173,18 @@ def test_nothing_but_damaged_images_is_an_error(root: Path, tmp_path: Path):
 def test_hosts_must_share_a_batch_evenly(root: Path):
     with pytest.raises(ValueError, match=r"batch_size=6; allowed: a multiple of the 4 hosts"):
         pipeline.open(settings(root), 0, 6, (0, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_bench_compares_what_is_installed(capsys):
+    pytest.importorskip("grain")
+    from mnet_jax.bench import data
+
+    data.main(["--rounds", "1", "--batches", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("ours") >= 4
+    assert "CPU-second" in printed
 
 
 # Folders and facts.

@@ -105,6 +105,24 @@ def test_digits_are_the_same_data_everywhere():
     np.testing.assert_array_equal(source.train_pool, source.test_pool)
 
 
+def test_smaller_images_are_those_of_pillow_and_the_same_data():
+    image_module = pytest.importorskip("PIL.Image")
+    source, small = sources.load("digits"), sources.load("digits", resolution=12)
+    assert small.images.shape == (1797, 12, 12, 1)
+    assert small.fingerprint == source.fingerprint
+    assert not sources.in_memory(small).flags.writeable
+    for before, after in zip(*(sources.in_memory(of)[:20, ..., 0] for of in (source, small)), strict=True):
+        expected = image_module.fromarray(before).resize((12, 12), image_module.Resampling.BILINEAR)
+        np.testing.assert_allclose(after.astype(int), np.asarray(expected).astype(int), atol=1)
+
+
+def test_a_plan_needs_no_pixels():
+    source = sources.outline("imagenet2012")
+    assert source.images.shape == (1_331_167, 224, 224, 3)
+    assert (source.classes, len(source.train_pool), len(source.test_pool)) == (1000, 1_281_167, 50_000)
+    assert sources.outline("digits") is sources.load("digits")
+
+
 # Files.
 
 

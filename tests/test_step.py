@@ -8,6 +8,7 @@ from tiny import OVERRIDES
 
 from mnet_jax import config, sharding, step
 from mnet_jax.data import augment, sources
+from mnet_jax.tasks import classification
 
 SEEDS = (0, 1)
 
@@ -125,6 +126,16 @@ def test_every_image_is_counted_once(bench, digits):
     np.testing.assert_allclose(sums["nll"], small["nll"], rtol=1e-5)
     none = bench.program.evaluate(bench.state, bench.knobs, bench.data, (index, 0 * mask))
     assert none["correct"].tolist() == none["nll"].tolist() == [0, 0]
+
+
+def test_top_5_is_summed_where_there_are_more_than_ten_classes():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 12)), jnp.float32)
+    labels, mask = jnp.arange(50, dtype=jnp.int32) % 12, jnp.ones(50).at[40:].set(0.0)
+    sums = classification.sums(logits, labels, mask)
+    best = np.argsort(-np.asarray(logits), -1)[:40, :5]
+    assert float(sums["correct_top5"]) == (best == np.asarray(labels)[:40, None]).any(-1).sum()
+    assert sums.keys() == set(classification.summed(12))
+    assert classification.sums(logits[:, :10], labels % 10, mask).keys() == {"correct", "nll"}
 
 
 def test_averaged_weights_are_what_is_evaluated(digits):

@@ -6,7 +6,7 @@ in the run's arrays.npz (`results.read_arrays`), shares as fractions, for the L 
 
     active/block, channels, threshold               [L] expansions: their block, width, the block's input channels
     active/mean, std, min, max, above               [L] positive channels of a pixel; share of pixels at the threshold
-    initial/...                                     the same at step 0
+    initial/...                                     the same at step 0, where running statistics normalize nothing yet
     rank/block, channels, participation, entropy    [L] effective ranks of the bottlenecks (`activations.ranks`)
     NAME/block, channels, share                     [L] for every NAME of `filters.DEFINITIONS`
     curve/threshold, curve/NAME                     [T] share of all channels of the network, by NAME's threshold

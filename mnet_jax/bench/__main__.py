@@ -1,8 +1,6 @@
 """`python -m mnet_jax.bench`: how fast it is, side by side with what else there is, on the machine at hand."""
 
 import argparse
-import importlib
-import importlib.util
 import json
 import platform
 import subprocess
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnet_jax import workers
-from mnet_jax.bench import command, inference, ops, seeds, step
+from mnet_jax.bench import command, data, inference, ops, seeds, step
 from mnet_jax.bench.contest import Result, Settings
 from mnet_jax.bench.step import Regime
 
@@ -37,10 +35,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures a network, or one part after the other; prints the tables."""
-    args = _parser().parse_args(arguments)
-    if args.data:
-        importlib.import_module("mnet_jax.bench.data").main(args)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if "--data" in words:
+        data.main([word for word in words if word != "--data"])
         return
+    args = _parser().parse_args(words)
     settings = Settings(rounds=args.rounds, peers_python=args.peers_python)
     if args.name:
         fields = {} if args.width is None else {"width": args.width}
@@ -65,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with torch, keras")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART.md, PART.json (every round), PART.svg")
-    has_data = importlib.util.find_spec("mnet_jax.bench.data") is not None
-    hidden = "the input pipeline" if has_data else argparse.SUPPRESS
-    parser.add_argument("--data", action="store_true", help=hidden)
+    parser.add_argument("--data", action="store_true", help="the input pipeline; --data --help shows its flags")
     return parser
 
 

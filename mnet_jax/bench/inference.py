@@ -5,7 +5,7 @@ from typing import Any
 
 from mnet_jax import config
 from mnet_jax.bench import contest, step
-from mnet_jax.bench.contest import Result, Settings, Table
+from mnet_jax.bench.contest import Entrant, Result, Settings, Table
 from mnet_jax.bench.step import SMALL_IMAGES, V2, Regime
 
 REGIMES = {
@@ -16,10 +16,11 @@ REGIMES = {
 
 
 def measure(settings: Settings, regimes: Mapping[str, Regime] = REGIMES) -> Result:
-    """All contenders; each call is waited for."""
+    """All contenders; each call is waited for. Weights are constants of the JAX programs, but where a row says so."""
     tables, raw, bars = [], {}, {}
     for name, regime in regimes.items():
         entrants = step.entrants(regime, ("keras", "torch", "torch.compile"), nnx=True, work="infer")
+        entrants[f"{step.OURS}, weights as arguments"] = Entrant("infer mnet_jax arguments", regime.task, "infer")
         times = contest.contest(entrants, settings, f"inference, {name}")
         table, bars[name] = contest.compare(f"Inference at {name}", times, regime.batch)
         tables.append(table)
@@ -40,7 +41,7 @@ def network(name: str, settings: Settings, resolution: int | None, batch: int, f
     resolution = conventions.RESOLUTIONS.get(name, 224) if resolution is None else resolution
     counted = cost.count(cfg.model, resolution)
     regimes = {f"batch {size}": Regime({"name": name, **fields}, resolution, size) for size in sorted({1, batch})}
-    entrants = {size: contest.Entrant("infer mnet_jax", regime.task, "infer") for size, regime in regimes.items()}
+    entrants = {size: Entrant("infer mnet_jax arguments", regime.task, "infer") for size, regime in regimes.items()}
     times = contest.contest(entrants, settings, name)
     rows = []
     for (size, entry), regime in zip(times.items(), regimes.values(), strict=True):

@@ -101,9 +101,11 @@ def jax_runs(task: Mapping[str, Any]) -> dict[str, Callable[[int], None]]:
 
 
 def _run(jitted: Callable[..., Any], given: tuple[Any, ...]) -> Callable[[int], None]:
+    import jax
+
     def run(calls: int) -> None:
         for _ in range(calls):
-            jitted(*given).block_until_ready()
+            jax.block_until_ready(jitted(*given))
 
     return run
 

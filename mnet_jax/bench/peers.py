@@ -4,6 +4,7 @@ A work is a function of its task that returns {item: run}; run(calls) returns wh
 Every library is imported inside of the work that needs it, after the allocator is set.
 """
 
+import functools
 import json
 import os
 import sys
@@ -65,9 +66,8 @@ STEPS = 50
 """Of a call of the program, as `inputs.CHUNK_STEPS`."""
 
 
-def infer_ours(task: Mapping[str, Any]) -> dict[str, Run]:
-    """The network's evaluation, jitted with the weights as arguments."""
-    import jax
+def infer_ours(task: Mapping[str, Any], constant: bool = True) -> dict[str, Run]:
+    """The network's evaluation."""
     from flax import nnx
 
     from mnet_jax import models
@@ -75,15 +75,22 @@ def infer_ours(task: Mapping[str, Any]) -> dict[str, Run]:
     model = models.build(settled(task).model, nnx.Rngs(0))
     model.eval()
     graphdef, state = nnx.split(model)
-    forward = jax.jit(lambda state, x_BHWC: nnx.merge(graphdef, state)(x_BHWC)[0])
-    return {"infer": _repeat(forward, nnx.to_pure_dict(state), images(task, task["batch"])[0])}
+    state = nnx.to_pure_dict(state)
+    return {"infer": _repeat(lambda state, x_BHWC: nnx.merge(graphdef, state)(x_BHWC)[0], state, task, constant)}
 
 
-def _repeat(function: Callable[..., Any], *arguments: Any) -> Run:
-    """Calls a jitted function, and waits for each call: latency."""
+def _repeat(forward: Callable[..., Any], state: Any, task: Mapping[str, Any], constant: bool = True) -> Run:
+    """Calls a jitted function of weights and images, and waits for each call: latency.
+
+    `constant` weights are part of the program, and what depends on them alone is computed when it is compiled;
+    otherwise they are arguments, as in training, and norms are folded at every call.
+    """
     import jax
 
-    arguments = jax.device_put(arguments)
+    arguments = jax.device_put((state, images(task, task["batch"])[0]))
+    if constant:
+        forward, arguments = functools.partial(forward, arguments[0]), arguments[1:]
+    function = jax.jit(forward)
 
     def run(calls: int) -> None:
         for _ in range(calls):
@@ -210,14 +217,12 @@ def _steps(step: Callable[..., Any], state: Any, *data: Any) -> Run:
 
 
 def infer_nnx(task: Mapping[str, Any]) -> dict[str, Run]:
-    import jax
     from flax import nnx
 
     model = _plain_nnx(task)
     model.eval()
     graphdef, state = nnx.split(model)
-    forward = jax.jit(lambda state, x_BHWC: nnx.merge(graphdef, state)(x_BHWC))
-    return {"infer": _repeat(forward, state, images(task, task["batch"])[0])}
+    return {"infer": _repeat(lambda state, x_BHWC: nnx.merge(graphdef, state)(x_BHWC), state, task)}
 
 
 # Keras on JAX.
@@ -264,13 +269,10 @@ def train_keras(task: Mapping[str, Any]) -> dict[str, Run]:
 
 
 def infer_keras(task: Mapping[str, Any]) -> dict[str, Run]:
-    import jax
-
     model = _keras(task)
     groups = (model.trainable_variables, model.non_trainable_variables)
     state = [[variable.value for variable in group] for group in groups]
-    forward = jax.jit(lambda state, x_BHWC: model.stateless_call(*state, x_BHWC, training=False)[0])
-    return {"infer": _repeat(forward, state, images(task, task["batch"])[0])}
+    return {"infer": _repeat(lambda state, x: model.stateless_call(*state, x, training=False)[0], state, task)}
 
 
 # PyTorch, channels last.
@@ -360,6 +362,7 @@ WORKS: Mapping[str, Work] = {
     "train torch": train_torch,
     "train torch.compile": lambda task: train_torch(task, compiled=True),
     "infer mnet_jax": infer_ours,
+    "infer mnet_jax arguments": lambda task: infer_ours(task, constant=False),
     "infer nnx": infer_nnx,
     "infer keras": infer_keras,
     "infer torch": infer_torch,

@@ -52,7 +52,8 @@ def shift_flip(key: jax.Array, images_BHWC: jax.Array, shift: int, flip: bool) -
     rows_BH = jnp.arange(H)[None] + offset_2B[0][:, None]
     columns_BW = columns_BW + offset_2B[1][:, None]
     padded = jnp.pad(images_BHWC, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    return padded[jnp.arange(B)[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]]
+    # By vmap, the gather is one a image to XLA as well: indexed by arange(B), a sharded batch would be gathered first.
+    return jax.vmap(lambda image, rows, columns: image[rows[:, None], columns[None]])(padded, rows_BH, columns_BW)
 
 
 def jitter(key: jax.Array, images_BHWC: jax.Array, strength: float) -> jax.Array:

@@ -110,13 +110,16 @@ def center_crop(image_HWC: np.ndarray, size: int, share: float) -> np.ndarray:
 
 
 def resize(image_HWC: np.ndarray, top: int, left: int, height: int, width: int, size: int) -> np.ndarray:
-    """A part of an image, uint8 [size, size, C]: averaged where it shrinks, bilinear where it grows."""
+    """A part of an image, uint8 [size, size, C], bilinear; OpenCV averages instead where it shrinks to half or less.
+
+    Between half and whole size OpenCV's bilinear filter, like TensorFlow's, has no antialiasing; Pillow's has it.
+    """
     C = image_HWC.shape[-1]
     part = image_HWC[top : top + height, left : left + width]
     if (height, width) == (size, size):
         return part
     if cv2 := _opencv():
-        kind = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
+        kind = cv2.INTER_AREA if min(height, width) >= 2 * size else cv2.INTER_LINEAR
         return cv2.resize(part, (size, size), interpolation=kind).reshape(size, size, C)
 
     from PIL import Image

@@ -21,7 +21,7 @@ def save(path: Path, params: Mapping[str, Any], batch_stats: Mapping[str, Any], 
     import safetensors.numpy
 
     tensors = {
-        ".".join(map(str, name)): np.ascontiguousarray(value)
+        ".".join(map(str, name)): np.asarray(value, order="C")
         for tree in (params, batch_stats)
         for name, value in traverse_util.flatten_dict(dict(tree)).items()
     }

@@ -1,0 +1,90 @@
+"""What a step needs on many devices: read from the compiled program, and modelled beyond it."""
+
+import jax
+import pytest
+from tiny import OVERRIDES
+
+from mnet_jax import config, scaling
+
+SHAPE = (16, 16, 1)
+
+
+def settings(**overrides):
+    cfg = config.at_scale("digits")
+    config.override(
+        cfg, OVERRIDES | {"train.batch_size": 128} | {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def needs():
+    return {number: scaling.compiled(settings(), SHAPE, 1, jax.devices()[:number]) for number in (1, 2, 4, 8)}
+
+
+@pytest.mark.parametrize("group", [0, 16])
+def test_only_gradients_and_statistics_are_communicated(needs, group):
+    """Every parameter's gradient, mean and variance of every norm, the loss and the correct answers: once."""
+    from mnet_jax import cost
+
+    params = cost.count(settings().model, 16).params_trainable
+    normed = 4 + 4 + 4 + 8 + 8 + 4 + 8  # channels of stem, block 1 (depthwise, project), block 2 (three), last layer
+    if group:
+        needs = {8: scaling.compiled(settings(model__norm__group=group), SHAPE, 1, jax.devices()[:8])}
+    for need in needs.values():
+        payload = {"all-reduce": 4 * (params + 2 * normed + 2)} if need.devices > 1 else {}
+        assert need.payload == payload
+
+
+def test_seeds_on_the_mesh_need_only_their_sums():
+    """Loss, correct answers and diverged_at of 8 runs, which come back whole."""
+    assert scaling.compiled(settings(), SHAPE, 8, jax.devices()[:8]).payload == {"all-gather": 3 * 8 * 4}
+
+
+def test_memory_shrinks_with_the_share_of_the_batch_as_modelled(needs):
+    assert needs[1].memory > needs[2].memory > needs[4].memory > needs[8].memory
+    model = scaling.modelled([needs[2], needs[4]], 8)
+    assert model.modelled
+    assert model.memory == pytest.approx(needs[8].memory, rel=0.02)
+    assert model.payload["all-reduce"] == pytest.approx(needs[8].payload["all-reduce"], rel=0.01)
+
+
+def test_ring():
+    need = scaling.Need(4, 0.0, {"all-reduce": 100.0, "all-gather": 7.0})
+    assert scaling.ring(need) == 2 * 3 / 4 * 100 + 7
+
+
+def test_collectives_are_read_from_the_text():
+    hlo = """
+  %all-reduce = (f32[3,4]{1,0}, f32[]) all-reduce(%a, %b), replica_groups={{0,1}}
+  ROOT %g = bf16[8,2]{1,0} all-gather-start(f32[2] %c), dimensions={0}
+  %other = f32[100] add(%all-reduce.1, %x)
+"""
+    assert scaling.collectives(hlo) == {"all-reduce": 4 * 12 + 4, "all-gather": 2 * 16}
+
+
+def test_the_table_says_what_was_compiled():
+    needs = [scaling.Need(2, 2e6, {"all-reduce": 1e6}), scaling.Need(64, 1e6, {"all-reduce": 1e6}, modelled=True)]
+    first, second = scaling.describe(needs, bandwidth=100).split("\n")[1:]
+    assert first.split() == ["2", "2.0", "1.00", "1.00", "1e-05", "compiled:", "all-reduce"]
+    assert second.split() == ["64", "1.0", "1.00", "1.97", "2e-05", "modelled"]
+
+
+def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path, monkeypatch):
+    from tiny import write
+
+    from mnet_jax import sweep
+
+    monkeypatch.setattr(scaling, "FITTED", (2, 4))
+    overrides = {"train.batch_size": "128", "data.train_size": "512"}
+    plan = sweep.plan(sweep.load(write(tmp_path)), "digits", overrides, "train", "the command")
+    lines = scaling.of_plan(plan, 64).split("\n")
+    assert "linear, relu6: batch 128 of 16 x 16, 1 runs a job" in lines
+    rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
+    assert [(row[0], "modelled" in row) for row in rows] == [
+        ("2", False),
+        ("4", False),
+        ("8", False),
+        ("8", True),
+        ("64", True),
+    ]
