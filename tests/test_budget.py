@@ -22,13 +22,13 @@ def test_a_sample_has_each_program_once_and_one_that_runs_anywhere(tmp_path):
 
 
 def test_paces_become_minutes(tmp_path):
-    """Two programs of 10 jobs: 2 x 4 s to compile by two workers each, and 5 x (30 + 50) s, half of it by each."""
+    """Two programs of 10 jobs: 2 x 40 s to compile by each of two workers, and 5 x (30 + 50) s, half of it by each."""
     plan = make(tmp_path, seeds="5")
     three, five = (job.program for job in plan.jobs[:2])
-    known = {three: budget.Pace(4.0, 30.0), five: budget.Pace(4.0, 50.0)}
+    known = {three: budget.Pace(40.0, 30.0), five: budget.Pace(40.0, 50.0)}
     said = budget.describe([plan], budget.samples([plan]), known, 2)
-    assert said == "tiny:digits  about 3 minutes, 2 at a time (every program timed)"
-    assert budget.describe([plan], budget.samples([plan]), known, 1).startswith("tiny:digits  about 7 minutes")
+    assert said == "tiny:digits  about 5 minutes, 2 at a time (every program timed)"
+    assert budget.describe([plan], budget.samples([plan]), known, 1).startswith("tiny:digits  about 8 minutes")
 
     work = {arm.name: arm.cost["madds"] for arm in plan.arms}
     share = work["kernel_size=5"] / work["kernel_size=3"]
