@@ -70,12 +70,13 @@ def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: no room\nand ten lines more")
 
     message = r"the checkpoint in .*kept cannot be written: RESOURCE_EXHAUSTED: no room$"
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
+    with monkeypatch.context() as patch:
         patch.setattr(kept.manager, "save", fails)
-        kept.save(2, state, {})
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=message):
         patch.setattr(kept.manager, "wait_until_finished", fails)
-        kept.wait()
+        with pytest.raises(OSError, match=message):
+            kept.save(2, state, {})
+        with pytest.raises(OSError, match=message):
+            kept.wait()
     assert kept.restore(state) is not None
     kept.close(delete=True)
 

@@ -203,8 +203,7 @@ def test_ranks_stay_low_in_the_step_of_many_seeds(monkeypatch):
     monkeypatch.setattr("mnet_jax.ops.norm.LOOP_BYTES", 0)
     cfg = config.default()
     tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": 2}
-    tiny["formulation"] = "shift"
-    config.override(cfg, {f"model.{name}": value for name, value in tiny.items()})
+    config.override(cfg, {f"model.{name}": value for name, value in tiny.items()} | {"model.formulation": "shift"})
     program = step.build(cfg, 3, (0.5,) * 3, (0.25,) * 3, 1, sharding.mesh(3, 4, jax.devices()[:1]))
     seeds, numbers = jnp.arange(3), jax.tree.map(lambda value: jnp.full(3, value, jnp.float32), config.knobs(cfg))
     state = jax.eval_shape(program.init, seeds)
