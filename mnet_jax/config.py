@@ -50,7 +50,9 @@ KNOBS: Mapping[str, Knob] = {
         0.0, "more seeds until every primary 95 % interval is as narrow, in points; 0 = off", NONNEGATIVE
     ),
     "seeds_max": Knob(100, "and no more than these", COUNT),
-    "runs_per_job": Knob(1, "runs that one process trains in one program (1 is best on a CPU)", COUNT),
+    "runs_per_job": Knob(
+        0, "runs that one process trains in one program; 0 = one on a CPU, else as many as fit", NONNEGATIVE
+    ),
     "analysis": Knob(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Knob("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),

@@ -202,7 +202,7 @@ def make_plans(
     arguments: Sequence[str],
 ) -> dict[Path, "Sweep"]:
     """Workdir -> plan. Of several files those that refuse the scale are left out, with a line that says why."""
-    from mnet_jax import sweep
+    from mnet_jax import scaling, sweep
 
     command = shlex.join(["python", "-m", "mnet_jax.main", *arguments])
     plans = {}
@@ -215,7 +215,7 @@ def make_plans(
                 raise
             logging.info("skipped %s:%s: %s", path.stem, scale, reason)
             continue
-        plans[workdir] = sweep.plan(experiment, scale, overrides, mode, command)
+        plans[workdir] = sweep.plan(experiment, scale, overrides, mode, command, scaling.runs_that_fit)
     return plans
 
 

@@ -20,6 +20,9 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 
+SHARE = 0.7
+"""Of a device's memory that runs may take; the images of a small data set and the evaluation need the rest."""
+
 
 class Need(NamedTuple):
     """Of one device in one step.
@@ -86,6 +89,24 @@ def plan(cfg: Any, shape: tuple[int, int, int], runs: int, devices: int) -> list
     return [*fitted, compiled(cfg, shape, runs, here), modelled(fitted, len(here)), modelled(fitted, devices)]
 
 
+def runs_that_fit(cfg: Any) -> int:
+    """How many runs of a config one job can hold on the devices there are, by compiling one and two; 1 on a CPU."""
+    devices = jax.local_devices()
+    room = SHARE * (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+    if devices[0].platform == "cpu" or cfg.task != "classification" or jax.process_count() > 1:
+        return 1
+    one, two = (compiled(cfg, _shape(cfg), runs, devices[:1]).memory for runs in (1, 2))
+    return len(devices) * max(1, 1 + int((room - one) / (two - one)))
+
+
+def _shape(cfg: Any) -> tuple[int, int, int]:
+    """(H, W, C) of the images that the network sees."""
+    data = cfg.data
+    height, width, channels = sources.outline(data.source, data.dir, data.train_split, data.test_split).shape
+    size = data.size or data.resolution
+    return size or height, size or width, channels
+
+
 def of_plan(swept: Sweep, devices: int, bandwidth: float = 0.0) -> str:
     """A table for each program of a sweep; `bandwidth` as for `describe`."""
     parts, seen = [f"{swept.title}  [{swept.experiment}:{swept.scale}]"], set()
@@ -93,10 +114,7 @@ def of_plan(swept: Sweep, devices: int, bandwidth: float = 0.0) -> str:
         if job.program not in seen:
             seen.add(job.program)
             cfg = sweep.arm_config(swept.config, swept.arm(job.runs[0].arm))
-            data = cfg.data
-            height, width, channels = sources.outline(data.source, data.dir, data.train_split, data.test_split).shape
-            size = data.size or data.resolution
-            shape = (size or height, size or width, channels)
+            shape = _shape(cfg)
             arms = dict.fromkeys(run.arm for other in swept.jobs if other.program == job.program for run in other.runs)
             needs = plan(cfg, shape, len(job.runs), devices)
             batch = f"batch {cfg.train.batch_size} of {shape[0]} x {shape[1]}, {len(job.runs)} runs a job"

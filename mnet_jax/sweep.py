@@ -54,10 +54,18 @@ def load(path: Path) -> Experiment:
     )
 
 
-def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode: str, command: str) -> Sweep:
+def plan(
+    experiment: Experiment,
+    scale: str,
+    overrides: Mapping[str, str],
+    mode: str,
+    command: str,
+    fits: Callable[[Any], int] = lambda cfg: 1,
+) -> Sweep:
     """Makes the sweep: every arm resolved and checked, twins added, runs named and put into jobs. Nothing is written.
 
-    Raises ValueError for whatever is wrong in the experiment file, a sweep row or an override of the command line.
+    `fits(cfg)` says how many runs of an arm's config one job takes, where `runs_per_job` does not. Raises ValueError
+    for whatever is wrong in the experiment file, a sweep row or an override of the command line.
     """
     where = f"{experiment.name}:{scale}"
     try:
@@ -85,6 +93,9 @@ def plan(experiment: Experiment, scale: str, overrides: Mapping[str, str], mode:
     programs = {name: program(arm_config(config.flatten(base), arm)) for name, arm in arms.items()}
     if base.task == "classification":
         arms = _with_costs(arms, programs, base, where)
+    if not base.runs_per_job:
+        one_each = {digest: name for name, digest in programs.items()}.values()
+        base.runs_per_job = min(fits(arm_config(config.flatten(base), arms[name])) for name in one_each)
     return Sweep(
         experiment=experiment.name,
         scale=scale,

@@ -88,3 +88,21 @@ def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path,
         ("8", True),
         ("64", True),
     ]
+
+
+def test_as_many_runs_as_fit(monkeypatch):
+    """On a device that says how much memory it has; a CPU does not, and takes one."""
+    assert scaling.runs_that_fit(settings()) == 1
+    one, two = (scaling.compiled(settings(), SHAPE, runs, jax.devices()[:1]).memory for runs in (1, 2))
+
+    class Accelerator:
+        platform = "tpu"
+
+        def memory_stats(self):
+            return {"bytes_limit": (one + 4.5 * (two - one)) / scaling.SHARE}
+
+    real, here = scaling.compiled, jax.devices()[:1]
+
+    monkeypatch.setattr(scaling, "compiled", lambda cfg, shape, runs, _: real(cfg, shape, runs, here))
+    monkeypatch.setattr(scaling.jax, "local_devices", lambda: [Accelerator(), Accelerator()])
+    assert scaling.runs_that_fit(settings()) == 2 * 5
