@@ -118,8 +118,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 def main(arguments: Sequence[str]) -> int:
     flags, overrides = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for noisy, level in (("jax", logging.WARNING), ("absl", logging.CRITICAL), ("orbax", logging.CRITICAL)):
-        logging.getLogger(noisy).setLevel(level)  # what Orbax reports as an error it also raises
+    for noisy in ("jax", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what Orbax reports as an error it also raises
     if workers.PARENT in os.environ:
         runtime.start()
         if flags.mode == "plan":
