@@ -23,7 +23,7 @@ RESOLUTIONS = {
     "cifar10": (16, 24, 32),
     "imagenet": (128, 160, 192, 224),
 }
-TUNED_LR = {}
+TUNED_LR = {"digits": 0.3}  # of all arms, from v1_depthwise_vs_full; not tuned for each
 
 
 def get_config(scale="digits"):
