@@ -65,50 +65,54 @@ def run(
     """Starts a worker on the workdirs once a core of `pins`, waits, passes a stop on to all.
 
     Logs are in the first workdir. A worker without progress for `hang_seconds` (0 = any time) is killed, which frees
-    its job for the others. Returns the exit status, 75 where a stop came, and one line for each worker that failed.
+    its job, and another takes its place, as often as there are cores. Returns the exit status, 75 where a stop came,
+    and one line for each worker that failed.
     """
     logs = workdirs[0] / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    workers = []
+
+    def start(number: int) -> subprocess.Popen:
+        with open(logs / f"worker-{number}.log", "w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "mnet_jax.main", "--mode", mode, "--workdir", *map(str, workdirs)],
+                env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # the terminal's Ctrl-C comes here only, and is passed on below
+            )
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(worker.pid, {pins[number]})  # before jax starts there, and sizes its thread pool
+        return worker
+
+    failures = []
     with stop_signal() as stop:
-        for number, core in enumerate(pins):
-            with open(logs / f"worker-{number}.log", "w") as log:
-                worker = subprocess.Popen(
-                    [sys.executable, "-m", "mnet_jax.main", "--mode", mode, "--workdir", *map(str, workdirs)],
-                    env=os.environ | {PARENT: str(os.getpid()), "JAX_PLATFORMS": "cpu"},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # the terminal's Ctrl-C comes here only, and is passed on below
-                )
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(worker.pid, {core})  # before jax starts there, and sizes its thread pool
-            workers.append(worker)
-        told, hung, watch = False, set(), _Watch(workdirs)
+        workers = [start(number) for number in range(len(pins))]
+        told, watch = False, _Watch(workdirs)
         try:
             while any(worker.poll() is None for worker in workers):
                 if stop() and not told:
                     told = True
                     for worker in workers:
                         worker.terminate()
-                for worker in workers:
+                for number, worker in enumerate(workers):
                     if hang_seconds and worker.poll() is None and watch.silence(worker.pid) > hang_seconds:
-                        hung.add(worker.pid)
                         worker.kill()
+                        why = f"no progress for {hang_seconds:g} s (train.hang_seconds), so it was killed"
+                        failures.append(f"worker {number} failed: {why}")
+                        if len(failures) <= len(pins) and not told:
+                            workers[number] = start(number)
                 time.sleep(0.1)
         except BaseException:
             for worker in workers:
                 worker.kill()
             raise
-    failures = []
     stopped = (0, 75, -signal.SIGTERM) if told else (0, 75)  # a worker that was still importing dies of the signal
     for number, worker in enumerate(workers):
         if worker.returncode not in stopped:
             path = logs / f"worker-{number}.log"
             last = path.read_text().strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last
-            if worker.pid in hung:
-                how = f"no progress for {hang_seconds:g} s (train.hang_seconds), so it was killed"
             failures.append(f"worker {number} failed: {how} (see {path})")
     return 75 if told else 1 if failures else 0, failures
 
