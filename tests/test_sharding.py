@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import trajectory
 
 from mnet_jax import sharding
+from mnet_jax.checkpoint import Checkpoints
+from mnet_jax.data import augment
 
 GROUPS = {"global": {}, "groups of 2": {"model__norm__group": 2}}
 
@@ -79,6 +82,43 @@ def test_the_first_step_in_single_precision(group):
         largest = max(np.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(one[part]))
         for a, b in zip(jax.tree.leaves(one[part]), jax.tree.leaves(many[part]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path):
+    state, advance = trajectory.begin(jax.devices()[:4], dtype=np.float32)
+    for number in range(3):
+        state, _ = advance(state, number)
+    kept = Checkpoints(tmp_path)
+    kept.save(3, state, {"step": 3})
+    kept.wait()
+    saved = sharding.fetch(state["params"])
+    _, expected = advance(state, 3)
+
+    fresh, advance = trajectory.begin(jax.devices()[:2], dtype=np.float32)
+    restored, meta = kept.restore(fresh)
+    assert meta == {"step": 3}
+    assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(restored))
+    for a, b in zip(jax.tree.leaves(saved), jax.tree.leaves(sharding.fetch(restored["params"])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    _, sums = advance(restored, 3)
+    np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
+    kept.close(delete=True)
+
+
+def test_rounding_grows_no_faster_on_many_devices_than_from_one_ulp(monkeypatch):
+    """Training is chaotic; another order of summation is one more perturbation of that size."""
+    one, _ = trajectory.train(jax.devices()[:1], dtype=np.float32)
+    many, _ = trajectory.train(jax.devices()[:8], dtype=np.float32)
+    normalize = augment.normalize
+
+    def nudged(*args):
+        x = normalize(*args)
+        return jnp.nextafter(x, jnp.full_like(x, jnp.inf))
+
+    monkeypatch.setattr(augment, "normalize", nudged)
+    ulp, _ = trajectory.train(jax.devices()[:1], dtype=np.float32)
+    assert np.abs(many - one).max() <= 10 * np.abs(ulp - one).max()
+    assert np.abs(ulp - one).max() > 0
 
 
 def processes(number, per_process, **overrides):

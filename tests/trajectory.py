@@ -23,8 +23,8 @@ OVERRIDES = {
 }
 
 
-def train(devices, steps=30, seeds=(0,), dtype=np.float64, **overrides):
-    """Losses [steps, S] and the state after them, for a mesh of these devices; float64 needs jax_enable_x64."""
+def begin(devices, seeds=(0,), dtype=np.float64, **overrides):
+    """(state, advance) on a mesh of these devices; advance(state, step) -> (state, sums). float64 needs x64."""
     cfg = config.at_scale("digits")
     config.override(cfg, OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()})
     digits, batch = sources.load("digits", ""), cfg.train.batch_size
@@ -43,11 +43,21 @@ def train(devices, steps=30, seeds=(0,), dtype=np.float64, **overrides):
     knobs = config.Knobs(
         *(sharding.put(mesh, sharding.RUNS, np.full(len(seeds), value, dtype)) for value in config.knobs(cfg))
     )
-    images, labels = (sharding.put(mesh, sharding.EVERYWHERE, array) for array in (digits.images, digits.labels_N))
+    images = tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (digits.images, digits.labels_N))
     order = sharding.put(mesh, sharding.BATCHES, np.stack(orders))
+
+    def advance(state, number):
+        return program.train(state, knobs, images, (order,), np.int32(number), np.int32(1))
+
+    return state, advance
+
+
+def train(devices, steps=30, **settings):
+    """Losses [steps, S], and parts of the state after them."""
+    state, advance = begin(devices, **settings)
     losses = []
     for number in range(steps):
-        state, sums = program.train(state, knobs, (images, labels), (order,), np.int32(number), np.int32(1))
+        state, sums = advance(state, number)
         losses.append(np.asarray(sums["loss"]))
     parts = {name: sharding.fetch(state[name]) for name in ("params", "batch_stats", "opt")}
     return np.stack(losses), parts
