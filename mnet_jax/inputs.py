@@ -58,7 +58,7 @@ class Resident:
     def shapes(self) -> tuple[Any, Any]:
         """Of what a window and a piece of the held-out images hold, to compile for."""
         order_STB = jax.ShapeDtypeStruct((len(self.seeds), self.per_epoch, self.batch_size), np.int32)
-        return (order_STB,), self._held_out
+        return (order_STB,), tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self._held_out)
 
     def held_out(self) -> Iterator[Arrays]:
         """Every held-out image once, in one piece."""

@@ -52,16 +52,14 @@ def work(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float) -
 
     Raises Preempted when `stop()` turned true.
     """
-    compiled: set[str] = set()
     while True:
         with contextlib.ExitStack() as stack:
-            job = _claimed(workdir, plan, compiled, stack)
+            job = _claimed(workdir, plan, {key[0] for key in _programs}, stack)
             if job is None:
                 return
             clock = Clock()
             clock.seconds["start"], started = (time.time() - started if started else 0.0), 0.0
             TASKS[plan.config["task"]](workdir, plan, job, stop, clock)
-            compiled.add(job.program)
 
 
 def _claimed(workdir: Path, plan: Sweep, compiled: set[str], stack: contextlib.ExitStack) -> Job | None:
@@ -128,6 +126,8 @@ class Training:
         shared, own, held_out = self.inputs.shared, *self.inputs.shapes()
         key = (self.job.program, len(self.cfgs), str((shared and shared[0].shape, own, held_out)), self.mesh)
         if key not in _programs:
+            while len(_programs) >= KEPT_PROGRAMS:
+                del _programs[next(iter(_programs))]
             source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
             program = step.build(self.cfg, len(self.cfgs), source.mean, source.std, self.per_epoch, self.mesh)
             state = jax.eval_shape(program.init, self.seeds_S)
@@ -286,7 +286,11 @@ def _of_run(parts: Any, number: int) -> Any:
     return jax.tree.map(lambda leaf_S: leaf_S[number], parts)
 
 
+KEPT_PROGRAMS = 4
+"""Compiled programs that a process keeps, the newest: each is thousands of mappings, and Linux allows 65,530."""
+
 _programs: dict[Any, step.Program] = {}
+"""(job's program, shapes ..) -> the program compiled."""
 
 
 def measure_spiral(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
