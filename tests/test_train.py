@@ -153,8 +153,9 @@ def test_jobs_of_one_program_share_it_and_few_programs_are_kept(tmp_path, monkey
     monkeypatch.setattr(train, "_programs", {})
     monkeypatch.setattr(train, "KEPT_PROGRAMS", 2)
     monkeypatch.setattr(train.step, "build", lambda *args, real=train.step.build: built.append(args) or real(*args))
-    sizes = EXPERIMENT.replace('("linear", "relu6")', "(1, 3, 5)").replace("project_act", "kernel_size")
-    plan = make(tmp_path, sizes.replace('greater("linear", "relu6")', 'greater("kernel_size=1", "kernel_size=3")'))
+    sizes = EXPERIMENT.replace('greater("linear", "relu6")', 'greater("kernel_size=1", "kernel_size=3")')
+    sizes = sizes.replace('("linear", "relu6")', "(1, 3, 5)").replace("project_act", "kernel_size")
+    plan = make(tmp_path, sizes)
     train.work(tmp_path, plan, never, 0.0)
     assert len(plan.jobs) == 6
     assert len(built) == 3
