@@ -8,7 +8,12 @@ in them (Howard et al. 2017, section 3.2; no figure).
 Each pair of arms has the same decay on all other weights: the scale's own, and 100 times that, as a norm behind every
 filter undoes its scale and a short training hardly decays anything at the usual strength.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    No difference found within this budget: none@1x - decayed@1x = +0.59 points [-0.44, +1.62], p = 0.23 (Holm);
+        these 12 seeds would find a true difference of 1.44 points with 80 % power.
+    No difference found within this budget: none@100x - decayed@100x = +1.50 points [+0.05, +2.94], p = 0.087
+        (Holm); these 12 seeds would find a true difference of 2.02 points with 80 % power.
 """
 
 from mnet_jax import config

@@ -8,7 +8,11 @@ Claim: they lose only about 1 point for 8 to 9 times fewer multiply-adds and 7 t
 
 The third arm asks what the paper does not: full convolutions in a network narrow enough to cost the same.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    Supported within this budget: full exceeds depthwise by 2.69 points [1.98, 3.41], p < 0.0001 (Holm).
+    No difference found within this budget: depthwise - full,equal_madds = -0.75 points [-1.77, +0.27], p = 0.13
+        (Holm); these 12 seeds would find a true difference of 1.43 points with 80 % power.
 """
 
 from mnet_jax import config

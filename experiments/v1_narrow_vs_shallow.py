@@ -8,7 +8,9 @@ multiply-adds).
 
 Here the widths are those of equal multiply-adds; on ImageNet that is 0.73, not the paper's 0.75.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    Contradicted within this budget: shallow exceeds narrow by 3.23 points [2.38, 4.08], p < 0.0001.
 """
 
 from mnet_jax import config

@@ -8,7 +8,11 @@ label smoothing, with fewer image distortions (Howard et al. 2017, section 3.2; 
 Strong distortions are brightness, contrast and saturation times 0.6 to 1.4, a rectangle erased from half of the images,
 mixup, and shifts three times as far as the scale's own, on ImageNet RandAugment in their place.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    No difference found within this budget: plain - label_smoothing = +0.85 points [-0.34, +2.03], p = 0.14 (Holm);
+        these 12 seeds would find a true difference of 1.66 points with 80 % power.
+    Supported within this budget: plain exceeds distortions by 39.42 points [35.37, 43.48], p < 0.0001 (Holm).
 """
 
 from mnet_jax import config

@@ -8,7 +8,11 @@ lead of linear bottlenecks over ReLU6 shrinks with the bottleneck's width.
 
 Bottlenecks have 1/2, 1, 2 and 3 times the channels of the scale's network, expanded layers always the same number.
 
-Measured: not yet.
+Measured on digits (5 seeds), within that budget; intervals are of 95 %:
+
+    Supported within this budget: the lead of linear@0.5x over relu6@0.5x shrinks towards linear@3x over relu6@3x,
+        slope -0.72 points [-1.09, -0.35], p = 0.007 (Holm).
+    Supported within this budget: linear@0.5x exceeds relu6@0.5x by 2.81 points [1.54, 4.07], p = 0.007 (Holm).
 """
 
 import math

@@ -9,7 +9,10 @@ The classic network mirrors V2's: each row (t, c, n, s) becomes (1/t, tc, n, s),
 convolution filters few channels and a 1x1 expands again; its width is that of equal multiply-adds. Its wide ends are
 linear, as V2's narrow ones are, or have ReLU6, which is nearer to He et al. 2016.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    Supported within this budget: inverted exceeds classic,linear by 1.16 points [0.35, 1.96], p = 0.0091 (Holm).
+    Supported within this budget: inverted exceeds classic,relu6 by 3.64 points [2.60, 4.68], p < 0.0001 (Holm).
 """
 
 from mnet_jax import config

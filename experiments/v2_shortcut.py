@@ -10,7 +10,11 @@ expansions -0.48, none -1.50 points of ImageNet top-1).
 "Between expansions" adds to the output of a depthwise convolution that of the block before, where shapes agree: fewer
 shortcuts than usual, since the expansions of a stage's first block seldom do.
 
-Measured: not yet.
+Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+
+    No difference found within this budget: bottleneck - expansion = +0.17 points [-0.17, +0.50], p = 0.29 (Holm);
+        these 12 seeds would find a true difference of 0.47 points with 80 % power.
+    Supported within this budget: bottleneck exceeds none by 4.45 points [3.54, 5.36], p < 0.0001 (Holm).
 """
 
 from mnet_jax import config
