@@ -95,7 +95,9 @@ def test_a_checkpoint_goes_on_on_another_number_of_devices(tmp_path):
     _, expected = advance(state, 3)
 
     fresh, advance = trajectory.begin(jax.devices()[:2], dtype=np.float32)
-    restored, meta = kept.restore(fresh)
+    found = kept.restore(fresh)
+    assert found is not None
+    restored, meta = found
     assert meta == {"step": 3}
     assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(restored))
     for a, b in zip(jax.tree.leaves(saved), jax.tree.leaves(sharding.fetch(restored["params"])), strict=True):
