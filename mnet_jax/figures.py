@@ -402,18 +402,22 @@ def cost_shares(networks: Mapping[str, Mapping[str, tuple[int, int]]]) -> "Figur
 
 
 def benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], label: str) -> "Figure":
-    """A panel a regime, a bar a contender: (median, smallest, largest), on a logarithmic axis; the first is ours."""
+    """A panel a regime, a mark a contender: (median, smallest, largest), on a logarithmic axis; the first is ours."""
+    from matplotlib.ticker import LogLocator
+
     figure, rows = _subplots(WIDTH, sum(0.6 + 0.3 * len(bars) for bars in panels.values()), rows=len(panels))
     for axes, (title, bars) in zip(np.atleast_1d(rows), panels.items(), strict=True):
-        median, low, high = np.array(list(bars.values())).T
-        colors = [PALETTE[0], *[GRAY] * (len(bars) - 1)]
-        axes.barh(range(len(bars)), median, color=colors, xerr=(median - low, high - median), ecolor=INK, capsize=2)
-        for y, value in enumerate(median):
-            axes.annotate(
-                f"{value:.3g}", (0, y), (4, 0), ("axes fraction", "data"), "offset points", va="center", color="white"
-            )
+        for y, (median, low, high) in enumerate(bars.values()):
+            color = GRAY if y else PALETTE[0]
+            axes.errorbar(median, y, xerr=[[median - low], [high - median]], fmt="o", color=color, capsize=2)
+            words = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            axes.annotate(words, (high, y), (6, 0), textcoords="offset points", va="center", color=INK)
         _name_rows(axes, list(bars))
         axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.minorticks_off()
         axes.set_title(title, loc="left")
     np.atleast_1d(rows)[-1].set_xlabel(label)
     return figure

@@ -174,7 +174,9 @@ def test_the_door_times_a_network(capsys):
     assert [line.split(" | ")[0] for line in out.splitlines()[4:6]] == ["| batch 1", "| batch 2"]
 
 
-def test_the_picture_has_a_bar_for_everyone():
+def test_the_picture_has_a_mark_for_everyone():
     bars = {"ours": contest.Spread(1.0, 0.5, 2.0), "other": contest.Spread(10.0, 9.0, 30.0)}
     figure = figures.benchmark({"a": bars, "b": bars}, "ms")
-    assert [len(axes.patches) for axes in figure.axes] == [2, 2]
+    for axes in figure.axes:
+        assert [float(marks[0].get_xdata()[0]) for marks in axes.containers] == [1.0, 10.0]
+        assert [text.get_text() for text in axes.texts] == ["1", "10"]
