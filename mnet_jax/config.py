@@ -7,6 +7,7 @@ says, with the contrasts that decide, as a dict or as a function of the config t
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -311,6 +312,34 @@ def tuned(
 def at_resolution(config: ConfigDict, pixels: int) -> dict[str, int]:
     """The override that makes the images `pixels` high and wide: crops of large ones, small ones resized."""
     return {"data.size" if config.data.size else "data.resolution": pixels}
+
+
+def multipliers(
+    config: ConfigDict, widths: Sequence[float], resolutions: Sequence[int]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Arms "width@resolution" of every pair, both ascending, and what a claim says of them.
+
+    The claim's trends are those of width at the highest resolution and of resolution at the largest width, each against
+    2 log2 of it: multiply-adds go with the square of either (Howard et al. 2017, equation 7), so that a slope is in
+    points for each doubling of them. Its curve is a line for each resolution.
+    """
+
+    def name(width: float, resolution: int) -> str:
+        return f"{width:g}@{resolution}"
+
+    arms = {
+        name(width, resolution): {"model.width": width, **at_resolution(config, resolution)}
+        for resolution in reversed(resolutions)
+        for width in reversed(widths)
+    }
+    by_resolution = {resolution: [name(width, resolution) for width in widths] for resolution in resolutions}
+    by_width = [name(widths[-1], resolution) for resolution in resolutions]
+    contrasts = (
+        trend(by_resolution[resolutions[-1]], [2 * math.log2(width) for width in widths]),
+        trend(by_width, [2 * math.log2(resolution) for resolution in resolutions]),
+    )
+    series = {f"resolution {resolution}": members for resolution, members in by_resolution.items()}
+    return arms, {"contrasts": contrasts, "curve": {"x": "madds", "points": {}, "series": series}}
 
 
 def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:
