@@ -23,7 +23,9 @@ TUNED_LR = {"digits": 0.3}  # of both arms, by --mode tune, 2 tuning seeds, .1 .
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale)
+    cfg = config.at_scale(scale)
+    cfg.analysis = True  # dead filters
+    return cfg
 
 
 def sweep(cfg):

@@ -10,13 +10,14 @@ A workdir holds::
     runs/linear-s0/metrics.jsonl   one line an evaluation or epoch
     runs/linear-s0/arrays.npz      arrays that figures need, where a task makes any
     runs/linear-s0/weights.safetensors
+    latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,17 @@ def read_arrays(workdir: Path, run: str) -> dict[str, np.ndarray]:
         return {}
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def write_latencies(workdir: Path, seconds: Mapping[str, Sequence[float]]) -> None:
+    """Arm -> seconds an image, of each round in which all arms took turns."""
+    write_atomic(workdir / "latency.json", to_json(seconds))
+
+
+def read_latencies(workdir: Path) -> dict[str, list[float]]:
+    """What `write_latencies` left; {} where nothing was measured."""
+    path = workdir / "latency.json"
+    return read_json(path) if path.exists() else {}
 
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:

@@ -193,17 +193,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+SHARES = ("dead_", "little_used_", "active_", "above_")
+"""How the names of `analysis.METRICS` begin."""
+
+
+def is_percentage(metric: str) -> bool:
+    """Whether a metric is a fraction on disk and a percentage in print: accuracies, shares of channels or pixels."""
+    return metric.endswith("accuracy") or metric.startswith(SHARES)
+
+
 def scale(metric: str) -> float:
-    """What a metric is multiplied with in print: an accuracy is a fraction on disk, a percentage here."""
-    return 100.0 if metric.endswith("accuracy") else 1.0
+    """What a metric is multiplied with in print."""
+    return 100.0 if is_percentage(metric) else 1.0
 
 
 def number(metric: str, value: float, sign: bool = False) -> str:
-    """A value in print, with `sign` a difference: accuracies to .01, NLL to .001, others to 3 digits."""
+    """A value in print, with `sign` a difference: percentages to .01, NLL to .001, others to 3 digits."""
     if not math.isfinite(value):
         return "–"
     other = "#.3g" if value else ".0f"
-    form = ".2f" if metric.endswith("accuracy") else ".3f" if metric == "nll" else other
+    form = ".2f" if is_percentage(metric) else ".3f" if metric == "nll" else other
     return f"{value:{'+' if sign else ''}{form}}".rstrip(".")
 
 
@@ -217,7 +226,7 @@ def quantity(count: float) -> str:
 
 def unit(metric: str) -> str:
     """What follows a printed difference."""
-    return " points" if metric.endswith("accuracy") else ""
+    return " points" if is_percentage(metric) else ""
 
 
 def interval(metric: str, value: Estimate | Difference, sign: bool = False) -> str:

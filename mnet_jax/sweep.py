@@ -232,7 +232,10 @@ def _tuning_grid(arms: dict[str, Arm], base: Any) -> tuple[dict[str, Arm], dict[
 
 
 def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where: str) -> dict[str, Arm]:
-    """Adds {"madds", "params"} per image and {"images"}, those a run trains on; checks the network against the data."""
+    """Adds what an arm costs, and checks the network against the data.
+
+    {"resolution", "madds", "params"} are of one image, {"images"} those that a run trains on.
+    """
     from mnet_jax import cost
     from mnet_jax.data import sources
 
@@ -249,8 +252,10 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
                 if came != needed:
                     raise ValueError(f"{where}, arm {name}: {field}={came}; {source.name} needs {needed}")
             steps = _steps_per_epoch(source, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
-            count = cost.count(cfg.model, cfg.data.size or cfg.data.resolution or height)
+            resolution = cfg.data.size or cfg.data.resolution or height
+            count = cost.count(cfg.model, resolution)
             counted[programs[name]] = {
+                "resolution": resolution,
                 "madds": count.madds,
                 "params": count.params_trainable,
                 "images": cfg.train.epochs * steps * cfg.train.batch_size,

@@ -278,7 +278,7 @@ def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, ca
     assert row["metrics"] == pytest.approx(lost)
     out, err = capsys.readouterr()
     assert "1 of 1: relu6-s1" in err
-    assert {"active_channels.svg", "dead_filters.svg"} <= {path.name for path in (folder / "figures").iterdir()}
+    assert f"--mode report --workdir {folder}" in out
     line = next(line for line in out.splitlines() if line.startswith("dead bottleneck channels"))
     values = [100 * rows[f"linear-s{seed}"]["metrics"]["dead_bottleneck"] for seed in (0, 1)]
     assert f"linear  2  {np.mean(values):.2f}" in line

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from tiny import OVERRIDES, write
 
-from mnet_jax import cost, figures
+from mnet_jax import cost, figures, results, sweep
 from mnet_jax.bench import __main__ as door
 from mnet_jax.bench import command, contest, inference, ops, peers, roofline, seeds, step
 from mnet_jax.bench.contest import Entrant, Settings, Times
@@ -118,6 +118,40 @@ def test_one_core(capsys):
     assert (ours[0], torch[0], kept[0]) == ("mnet_jax", "torch", "torch, allocator set")
     assert torch[1] == "not installed: torch" or float(torch[1]) > 0
     assert "first call after" in capsys.readouterr().err
+
+
+def test_latencies_of_an_experiments_arms(tmp_path, capsys):
+    """Into the workdir, whose report then has them; that of another experiment is refused."""
+    path = write(tmp_path)
+    plan = sweep.plan(sweep.load(path), "digits", {}, "train", "")
+    printed = {"linear": {"latency_ms": 75}, "relu6": {"latency_ms": 150}}
+    table = inference.latencies(replace(plan, claim=plan.claim | {"printed": printed}), QUICK).tables[0]
+    assert table.header[-2:] == ["the paper's ms", "/ linear"]
+    assert [row[-2:] for row in table.rows] == [["75", "1.00"], ["150", "2.00"]]
+    workdir = tmp_path / "workdir"
+    results.write_sweep(workdir, plan)
+    door.main(["--config", str(path), "--workdir", str(workdir), "--rounds", "2"])
+    measured = results.read_latencies(workdir)
+    assert list(measured) == ["linear", "relu6"]
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in measured.values())
+    assert "tiny:digits, an image at a time on one core" in capsys.readouterr().out
+    results.write_sweep(workdir, replace(plan, experiment="another"))
+    with pytest.raises(ValueError, match="holds another:digits, not tiny:digits"):
+        door.main(["--config", str(path), "--workdir", str(workdir)])
+
+
+@pytest.mark.slow
+def test_time_by_type_of_layer():
+    result = inference.network("mobilenet_v1", QUICK, 32, 1, {"width": 0.25})
+    table = result.tables[1]
+    assert [row[:2] for row in table.rows] == [
+        ("whole network", ""),
+        ("conv", "1"),
+        ("depthwise conv", "13"),
+        ("1x1 conv", "13"),
+        ("dense", "1"),
+    ]
+    assert sum(float(row[-1].rstrip("%")) for row in table.rows[1:]) == pytest.approx(100, abs=0.3)
 
 
 @pytest.mark.slow

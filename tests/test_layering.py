@@ -42,7 +42,7 @@ ALLOWED = {
     "runtime": set(),
     "workers": set(),
     "report": {"figures", "analysis"},
-    "bench": {"runtime", "workers", "step", "data", "models", "ops", "sharding", "cost", "figures"},
+    "bench": {"runtime", "workers", "sweep", "step", "data", "models", "ops", "sharding", "cost", "figures"},
     "main": {"budget", "runtime", "sweep", "workers", "train", "report", "scaling", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}

@@ -667,11 +667,38 @@ def test_the_page_says_that_the_seeds_followed_from_the_width(tmp_path):
     assert summary.baseline.estimate("accuracy").degrees == 3
 
 
-def test_active_channels_are_drawn_where_runs_left_them(tmp_path):
+def test_what_is_inside_the_networks_is_drawn_where_runs_left_it(tmp_path):
     layers = {"block": 1, "channels": 8, "threshold": 4, "min": 2, "mean": 5, "max": 7, "std": 1, "above": 0.5}
     arrays = {f"{state}/{name}": np.full(3, value) for state in ("initial", "active") for name, value in layers.items()}
+    arrays |= {"curve/threshold": np.logspace(-5, 0, 6), "curve/dead_depthwise": np.linspace(0, 1, 6)}
     write_workdir(tmp_path, make_sweep(*THREE[:2], seeds=range(2)))
     for run in ("linear-s0", "linear-s1", "relu6-s0"):
         results.write_arrays(tmp_path, run, arrays)
-    (picture,) = (p for p in report.draw(tmp_path, report.summarize(tmp_path)) if p.title == "Active channels")
-    assert "positive channels (%)" in picture.svg
+    pictures = {picture.title: picture.svg for picture in report.draw(tmp_path, report.summarize(tmp_path))}
+    assert "positive channels (%)" in pictures["Active channels"]
+    assert "dead depthwise (%)" in pictures["Dead channels"]
+
+
+def test_shares_of_channels_are_percentages_in_a_table_of_their_own(tmp_path):
+    dead = {"linear-s0": 0.01, "linear-s1": 0.03, "relu6-s0": 0.02, "relu6-s1": 0.05}
+    plan = make_sweep(*THREE[:2], seeds=range(2))
+    write_workdir(tmp_path, plan, metrics=lambda run: make_metrics(run) | {"dead_depthwise": dead[run.name]})
+    summary = report.summarize(tmp_path)
+    assert "dead depthwise" not in " ".join(words.tables(summary)[0].header)
+    (table,) = words.more_tables(summary)
+    assert table.header == ("arm", "dead depthwise, % [95 %]")
+    assert [row[1].split()[0] for row in table.rows] == ["2.00", "3.50"]
+
+
+def test_latencies_stand_beside_the_costs(tmp_path):
+    """As multiples of the first arm's medians; arms that were not measured have none."""
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2)))
+    assert not any("ms /" in column for column in words.tables(report.summarize(tmp_path))[0].header)
+    results.write_latencies(tmp_path, {"linear": [0.002, 0.001, 0.009], "relu6": [0.003, 0.003, 0.001]})
+    summary = report.summarize(tmp_path)
+    assert [arm.latency_ms for arm in summary.arms[:2]] == [2.0, 3.0]
+    table = words.tables(summary)[0]
+    assert table.header[-1] == "ms / linear's"
+    assert [row[-1] for row in table.rows[:3]] == ["1.00", "1.50", "–"]
+    cost = next(picture.svg for picture in report.draw(tmp_path, summary) if picture.title == "What it costs")
+    assert "ms an image" in cost

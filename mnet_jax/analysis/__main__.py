@@ -2,20 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnet_jax import analysis, results, stats, sweep
-from mnet_jax.analysis import filters
 
 Arrays = Mapping[str, np.ndarray]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures the runs, adds what is found to their rows and arrays, prints the table, draws the pictures."""
+    """Measures the runs, adds what is found to their rows and arrays, prints the table."""
     args = _parser().parse_args(arguments)
     plan = results.read_sweep(args.workdir)
     rows = _chosen(args.workdir, plan, args.runs)
@@ -29,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "curve/threshold" in (arrays := results.read_arrays(args.workdir, row["run"])):
             by_arm.setdefault(row["arm"], {})[row["seed"]] = arrays
     print(table(by_arm))
-    for path in draw(args.workdir / "figures", by_arm):
-        print(path)
+    print(f"pictures: python -m mnet_jax.main --mode report --workdir {args.workdir}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,23 +156,6 @@ def _values(of: Callable[[Arrays], float], runs: Mapping[int, Arrays]) -> dict[i
         return {seed: 100 * of(arrays) for seed, arrays in runs.items()}
     except KeyError:
         return {}
-
-
-def draw(folder: Path, by_arm: Mapping[str, Mapping[int, Arrays]]) -> Iterator[Path]:
-    """The pictures that the arrays are enough for."""
-    from mnet_jax import figures
-
-    runs = {arm: list(of_seed.values()) for arm, of_seed in by_arm.items()}
-    profiles = {arm: found for arm, found in runs.items() if "active/mean" in found[0]}
-    if profiles:
-        figure = figures.layer_profile(profiles, analysis.published())
-        yield _written(folder / "active_channels.svg", figures.svg(figure))
-    yield _written(folder / "dead_filters.svg", figures.svg(figures.threshold_curve(runs, filters.DEFINITIONS)))
-
-
-def _written(path: Path, text: str) -> Path:
-    results.write_atomic(path, text)
-    return path
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fields = {} if args.width is None else {"width": args.width}
         _show("network", inference.network(args.name, settings, args.resolution, args.batch, fields), args)
         return
+    if args.config:
+        _latencies(args, settings)
+        return
     for name in args.part or PARTS:
         part = PARTS[name]
         wanted = {key: regime for key, regime in part.regimes.items() if key.startswith(tuple(args.regime or [""]))}
@@ -53,12 +56,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show(name, part.measure(settings, wanted) if part.regimes else part.measure(settings), args)
 
 
+def _latencies(args: argparse.Namespace, settings: Settings) -> None:
+    """Of every arm; into the workdir too, where a report finds them."""
+    from mnet_jax import results, sweep
+
+    file, _, scale = args.config.partition(":")
+    plan = sweep.plan(sweep.load(Path(file)), scale or "digits", {}, "train", "")
+    if args.workdir:
+        there = results.read_sweep(args.workdir)
+        if (there.experiment, there.scale) != (plan.experiment, plan.scale):
+            raise ValueError(
+                f"{args.workdir} holds {there.experiment}:{there.scale}, not {plan.experiment}:{plan.scale}"
+            )
+    result = inference.latencies(plan, settings)
+    if args.workdir:
+        results.write_latencies(args.workdir, {arm: times["seconds"] for arm, times in result.raw.items()})
+    _show("latency", result, args)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mnet_jax.bench", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="time one network; without it, the parts")
     parser.add_argument("--resolution", type=int, help="of NAME: height and width (default: the published one)")
     parser.add_argument("--batch", type=int, default=32, help="of NAME: images a call, for throughput (default: 32)")
     parser.add_argument("--width", type=float, help="of NAME: width multiplier")
+    parser.add_argument("--config", metavar="FILE[:SCALE]", help="latency of an experiment's arms, side by side")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="of that experiment: its report shows the latency")
     parser.add_argument("--part", nargs="+", choices=tuple(PARTS), help="default: all, which takes most of an hour")
     parser.add_argument("--regime", nargs="+", metavar="START", help="only the regimes whose names start so")
     parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")

@@ -246,21 +246,26 @@ def raw(times: Mapping[str, Times]) -> dict[str, Any]:
     return {name: asdict(entry) for name, entry in times.items()}
 
 
+def cells(entry: Times, ours: Times) -> list[str]:
+    """Milliseconds and their range, then how many times those of `ours`, round by round, and its range."""
+    if entry.failed:
+        return [entry.failed, "", "", ""]
+    ms = spread([1e3 * seconds for seconds in entry.seconds])
+    slower = ["", ""]
+    if ours.seconds and entry is not ours:
+        factor = ratio(entry, ours)
+        slower = [f"{factor.median:.2f}", f"{factor.low:.2f} - {factor.high:.2f}"]
+    return [f"{ms.median:.4g}", f"{ms.low:.4g} - {ms.high:.4g}", *slower]
+
+
 def compare(title: str, times: Mapping[str, Times], images: int) -> tuple[Table, dict[str, Spread]]:
     """A row an entrant, the first being what the ratios compare with; and the milliseconds for a picture."""
     ours = next(iter(times.values()))
     header = ("", "ms", "min - max", "images/s", "times slower", "min - max", "first call (s)", "second start")
     rows: list[Row] = []
     for name, entry in times.items():
-        if entry.failed:
-            rows.append((name, entry.failed, *[""] * 6))
-            continue
-        ms = spread([1e3 * seconds for seconds in entry.seconds])
-        cells = (name, f"{ms.median:.4g}", f"{ms.low:.4g} - {ms.high:.4g}", f"{1e3 * images / ms.median:,.0f}")
-        slower = ("", "")
-        if ours.seconds and entry is not ours:
-            factor = ratio(entry, ours)
-            slower = (f"{factor.median:.2f}", f"{factor.low:.2f} - {factor.high:.2f}")
-        rows.append((*cells, *slower, start(entry.first), start(entry.again)))
+        ms, between, *slower = cells(entry, ours)
+        rate = "" if entry.failed else f"{images / entry.median:,.0f}"
+        rows.append((name, ms, between, rate, *slower, start(entry.first), start(entry.again)))
     bars = {name: spread([1e3 * s for s in entry.seconds]) for name, entry in times.items() if entry.seconds}
     return Table(title, header, rows), bars

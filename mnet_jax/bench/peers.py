@@ -79,6 +79,44 @@ def infer_ours(task: Mapping[str, Any], constant: bool = True) -> dict[str, Run]
     return {"infer": _repeat(lambda state, x_BHWC: nnx.merge(graphdef, state)(x_BHWC)[0], state, task, constant)}
 
 
+def layers_ours(task: Mapping[str, Any]) -> dict[str, Run]:
+    """The layers of a `cost.Cost`, each on an image of its own, with bias and clip, as an evaluation has them."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from mnet_jax import config
+    from mnet_jax.models import specs
+    from mnet_jax.models.layers import Conv, Dense
+
+    style, relu6 = specs.style(config.default().model), specs.ACTIVATIONS["relu6"]
+    modules, images = nnx.List(), []
+    for kernel, stride, groups, input_shape, output_shape in task["layers"]:
+        inputs, outputs = input_shape[-1], output_shape[-1]
+        if len(input_shape) == 1:
+            modules.append(Dense(inputs, outputs))
+        elif groups == inputs == outputs > 1:
+            modules.append(Conv(style, "depthwise", inputs, outputs, tuple(kernel), stride[0]))
+        elif groups == 1 and kernel == [1, 1] and stride == [1, 1]:
+            modules.append(Conv(style, "pointwise", inputs, outputs))
+        else:
+            modules.append(Conv(style, "dense", inputs, outputs, tuple(kernel), stride[0], groups=groups))
+        images.append(np.ones((1, *input_shape), np.float32))
+    graphdef, state = nnx.split(modules)
+
+    @jax.jit
+    def forward(images):
+        return [layer(x, relu6) for layer, x in zip(nnx.merge(graphdef, state), images, strict=True)]
+
+    images = jax.device_put(images)
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            jax.block_until_ready(forward(images))
+
+    return {"infer": run}
+
+
 def _repeat(forward: Callable[..., Any], state: Any, task: Mapping[str, Any], constant: bool = True) -> Run:
     """Calls a jitted function of weights and images, and waits for each call: latency.
 
@@ -363,6 +401,7 @@ WORKS: Mapping[str, Work] = {
     "train torch.compile": lambda task: train_torch(task, compiled=True),
     "infer mnet_jax": infer_ours,
     "infer mnet_jax arguments": lambda task: infer_ours(task, constant=False),
+    "layers mnet_jax": layers_ours,
     "infer nnx": infer_nnx,
     "infer keras": infer_keras,
     "infer torch": infer_torch,

@@ -49,7 +49,7 @@ def draw(workdir: Path, summary: Summary) -> list[Picture]:
         _forest(summary),
         _curves(workdir, summary),
         _cost(summary),
-        _profile(workdir, summary),
+        *_inside(workdir, summary),
         _seeds(summary),
     )
     return [picture for picture in made if picture]
@@ -131,8 +131,8 @@ def _cost(summary: Summary) -> Picture | None:
     from mnet_jax import figures
 
     def cost(arm: ArmSummary) -> "figures.Cost":
-        latency, counted = arm.estimate("latency_ms").mean, arm.arm.cost
-        return figures.Cost(arm.name, counted["madds"], counted["params"], latency, arm.estimate(summary.metric))
+        counted = arm.arm.cost
+        return figures.Cost(arm.name, counted["madds"], counted["params"], arm.latency_ms, arm.estimate(summary.metric))
 
     points = [cost(arm) for arm in summary.arms if arm.n and arm.arm.cost.get("madds") and not arm.arm.twin_of]
     if not points:
@@ -211,21 +211,26 @@ def _seeds(summary: Summary) -> Picture:
     return Picture("Every run", figures.seeds(values, metric_name(metric)), caption)
 
 
-def _profile(workdir: Path, summary: Summary) -> Picture | None:
-    """The active channels of every layer, where the runs left them in their arrays."""
+def _inside(workdir: Path, summary: Summary) -> list[Picture]:
+    """What `analysis` found in the trained networks, where the runs left it in their arrays."""
     from mnet_jax import analysis, figures
+    from mnet_jax.analysis import filters
 
     runs: dict[str, list[figures.Arrays]] = {}
     for run in summary.sweep.runs:
         arrays = results.read_arrays(workdir, run.name)
-        if "active/mean" in arrays and "initial/mean" in arrays:
+        if "curve/threshold" in arrays and not summary.sweep.arm(run.arm).twin_of:
             runs.setdefault(run.arm, []).append(arrays)
-    runs = {arm: found for arm, found in runs.items() if not summary.sweep.arm(arm).twin_of}
-    if not runs:
-        return None
-    caption = "Positive channels after each expansion: means over runs; bands go from the least to the most positive "
-    caption += "pixel. Above the dotted line an expansion can be inverted (Sandler et al. 2018, Figure 7)."
-    return Picture("Active channels", figures.layer_profile(runs, analysis.published()), caption)
+    made = []
+    if profiled := {arm: found for arm, found in runs.items() if "active/mean" in found[0]}:
+        caption = "Positive channels after each expansion: means over runs; bands go from the least to the most "
+        caption += "positive pixel. Above the dotted line an expansion can be inverted (Sandler et al. 2018, Figure 7)."
+        made.append(Picture("Active channels", figures.layer_profile(profiled, analysis.published()), caption))
+    if runs:
+        caption = "Channels that each definition finds, by its threshold: means over runs with 95 % t-intervals. The "
+        caption += "dotted line is the threshold that the tables use."
+        made.append(Picture("Dead channels", figures.threshold_curve(runs, filters.DEFINITIONS), caption))
+    return made
 
 
 def _spiral(workdir: Path, summary: Summary) -> Picture | None:

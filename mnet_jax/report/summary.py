@@ -4,6 +4,7 @@ It needs neither checkpoints nor logs, so a report can be made at any time and a
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class ArmSummary:
 
     `values`   metric -> seed -> value as printed: accuracies in percent.
     `seconds`  mean of the training steps of a run.
+    `latency_ms`  median of an image in the trained network's evaluation; nan where it was not measured.
     `pilot`    the first seeds, whose spread decided how many there are; 0 where that was fixed.
     """
 
@@ -50,6 +52,7 @@ class ArmSummary:
     planned: int
     values: Mapping[str, Mapping[int, float]]
     seconds: float
+    latency_ms: float
     pilot: int
 
     @property
@@ -137,7 +140,8 @@ def summarize(workdir: Path) -> Summary:
         measured = _measured(row, metric)
         for key in metrics:
             raw[key][row["arm"]][row["seed"]] = measured.get(key, math.nan)
-    arms = tuple(_arm(sweep, arm, rows, raw) for arm in sweep.arms)
+    latencies = results.read_latencies(workdir)
+    arms = tuple(_arm(sweep, arm, rows, raw, latencies) for arm in sweep.arms)
     versions = _distinct(rows, "versions")
     best, edges = _best_rates(sweep, arms) if tuning else ({}, ())
     return Summary(
@@ -189,7 +193,13 @@ def _measured(row: Row, metric: str) -> Row:
     return measured
 
 
-def _arm(sweep: results.Sweep, arm: results.Arm, rows: Sequence[Row], raw: Mapping[str, Any]) -> ArmSummary:
+def _arm(
+    sweep: results.Sweep,
+    arm: results.Arm,
+    rows: Sequence[Row],
+    raw: Mapping[str, Any],
+    latencies: Mapping[str, Sequence[float]],
+) -> ArmSummary:
     seconds = [row["timing"].get("steps", 0.0) for row in rows if row["arm"] == arm.name]
     return ArmSummary(
         arm=arm,
@@ -199,6 +209,7 @@ def _arm(sweep: results.Sweep, arm: results.Arm, rows: Sequence[Row], raw: Mappi
             for metric, of_arm in raw.items()
         },
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
+        latency_ms=1e3 * statistics.median(latencies.get(arm.name) or [math.nan]),
         pilot=_pilot(sweep),
     )
 

@@ -21,6 +21,12 @@ BESIDE = 3
 """Metrics beside the claim's that the table of arms has room for."""
 
 
+def _beside(summary: Summary) -> list[str]:
+    """The metrics in the table of arms, the claim's first; what `analysis` measured has tables of its own."""
+    first, *others = summary.metrics
+    return [first, *[metric for metric in others if not metric.startswith(stats.SHARES)][:BESIDE]]
+
+
 def tables(summary: Summary) -> list[Table]:
     """The tables of a report; a tuning has one, of the learning rates."""
     if summary.sweep.mode == "tune":
@@ -32,7 +38,7 @@ def more_tables(summary: Summary) -> list[Table]:
     """The metrics that the table of arms has no room for, with their intervals, a few to a table."""
     if summary.sweep.mode == "tune":
         return []
-    rest = summary.metrics[1 + BESIDE :]
+    rest = [metric for metric in summary.metrics if metric not in _beside(summary)]
     made = []
     for first in range(0, len(rest), BESIDE):
         metrics = rest[first : first + BESIDE]
@@ -45,7 +51,7 @@ def more_tables(summary: Summary) -> list[Table]:
 
 
 def _arms_table(summary: Summary) -> Table:
-    first, *others = summary.metrics[: 1 + BESIDE]
+    first, *others = _beside(summary)
     header = ["arm", "n", f"{metric_name(first)} [95 %]", "sd", *map(metric_name, others)]
     rows = []
     for arm in summary.arms:
@@ -61,6 +67,10 @@ def _arms_table(summary: Summary) -> Table:
                 stats.quantity(arm.arm.cost.get("params", math.nan)),
             ]
             row += [f"{arm.arm.lr:g}", "–" if math.isnan(arm.seconds) else f"{arm.seconds:.1f}"]
+        if measured := [arm for arm in summary.arms if arm.latency_ms > 0]:
+            header.append(f"ms / {measured[0].name}'s")
+            for arm, row in zip(summary.arms, rows, strict=True):
+                row.append("–" if math.isnan(arm.latency_ms) else f"{arm.latency_ms / measured[0].latency_ms:.2f}")
         note += ", of the final step on the whole held-out set. MAdds of one image; seconds of the training steps"
     return Table("Arms", tuple(header), tuple(map(tuple, rows)), f"{note}.")
 
