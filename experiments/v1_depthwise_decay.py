@@ -19,6 +19,8 @@ Measured on digits (12 seeds), within that budget; intervals are of 95 %:
 from mnet_jax import config
 
 TUNED_LR = {  # by --mode tune, 2 tuning seeds, .1 .3 .9
+    "digits": {"none@1x": 0.3, "decayed@1x": 0.3, "none@100x": 0.3, "decayed@100x": 0.1},
+}
 
 
 def get_config(scale="digits"):
@@ -57,6 +59,4 @@ claim = {
             for word, y in (("none", "not decayed"), ("decayed", "decayed"))
         },
     },
-}
-    "digits": {"none@1x": 0.3, "decayed@1x": 0.3, "none@100x": 0.3, "decayed@100x": 0.1}
 }

@@ -14,6 +14,17 @@ from mnet_jax import config
 
 FACTORS = (1 / 3, 2 / 3, 1, 3 / 2)
 TUNED_LR = {  # by --mode tune, 2 tuning seeds, .1 .3 .9
+    "digits": {
+        "linear@7": 0.9,
+        "relu6@7": 0.3,
+        "linear@12": 0.3,
+        "relu6@12": 0.9,
+        "linear@17": 0.3,
+        "relu6@17": 0.3,
+        "linear@23": 0.9,
+        "relu6@23": 0.3,
+    },
+}
 
 
 def get_config(scale="digits"):
@@ -57,14 +68,3 @@ def claim(cfg):
             "cells": {f"{act}@{depth}": [depth, act] for depth in depths for act in ("linear", "relu6")},
         },
     }
-    "digits": {
-        "linear@7": 0.9,
-        "relu6@7": 0.3,
-        "linear@12": 0.3,
-        "relu6@12": 0.9,
-        "linear@17": 0.3,
-        "relu6@17": 0.3,
-        "linear@23": 0.9,
-        "relu6@23": 0.3,
-    }
-}

@@ -21,6 +21,17 @@ from mnet_jax import config
 
 FACTORS = (0.5, 1, 2, 3)
 TUNED_LR = {  # by --mode tune, 2 tuning seeds, .1 .3 .9
+    "digits": {
+        "linear@0.5x": 0.9,
+        "relu6@0.5x": 0.3,
+        "linear@1x": 0.3,
+        "relu6@1x": 0.3,
+        "linear@2x": 0.3,
+        "relu6@2x": 0.9,
+        "linear@3x": 0.3,
+        "relu6@3x": 0.9,
+    },
+}
 
 
 def get_config(scale="digits"):
@@ -59,14 +70,3 @@ def claim(cfg):
         ),
         "grid": {"x": "bottleneck width", "y": "activation", "cells": arms(cfg)[1]},
     }
-    "digits": {
-        "linear@0.5x": 0.9,
-        "relu6@0.5x": 0.3,
-        "linear@1x": 0.3,
-        "relu6@1x": 0.3,
-        "linear@2x": 0.3,
-        "relu6@2x": 0.9,
-        "linear@3x": 0.3,
-        "relu6@3x": 0.9,
-    }
-}

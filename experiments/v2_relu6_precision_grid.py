@@ -21,6 +21,17 @@ PRECISIONS = {
 }
 CELLS = {f"{act}@{precision}": [precision, act] for precision in PRECISIONS for act in ("relu6", "relu")}
 TUNED_LR = {  # by --mode tune, 2 tuning seeds, .1 .3 .9
+    "digits": {
+        "relu6@float32": 0.3,
+        "relu@float32": 0.3,
+        "relu6@bfloat16": 0.3,
+        "relu@bfloat16": 0.9,
+        "relu6@8bit": 0.3,
+        "relu@8bit": 0.9,
+        "relu6@4bit": 0.9,
+        "relu@4bit": 0.9,
+    },
+}
 
 
 def get_config(scale="digits"):
@@ -44,15 +55,4 @@ claim = {
         for low in ("bfloat16", "8bit", "4bit")
     ),
     "grid": {"x": "precision", "y": "activation", "cells": CELLS},
-}
-    "digits": {
-        "relu6@float32": 0.3,
-        "relu@float32": 0.3,
-        "relu6@bfloat16": 0.3,
-        "relu@bfloat16": 0.9,
-        "relu6@8bit": 0.3,
-        "relu@8bit": 0.9,
-        "relu6@4bit": 0.9,
-        "relu@4bit": 0.9,
-    }
 }
