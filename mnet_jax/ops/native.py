@@ -1,7 +1,7 @@
-"""Depthwise convolution compiled from native.cc: the fastest formulation on a CPU, where a C++ compiler is at hand.
+"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is at hand.
 
-The kernel is built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each
-machine, compiler and jaxlib.
+They are built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each machine,
+compiler and jaxlib.
 """
 
 import ctypes
@@ -15,14 +15,15 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-TARGET = "mnet_jax_depthwise"
-SOURCE = Path(__file__).with_name("native.cc")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("depthwise.cc", "norm.cc"))
+HEADER = Path(__file__).with_name("native.h")
+TARGETS = ("depthwise", "norm", "norm_gradient")  # as the sources name their handlers
 COMPILERS = ("c++", "g++", "clang++")
 X, KERNEL, Y = range(3)
 
@@ -37,7 +38,7 @@ class Geometry(NamedTuple):
 
 
 def serves(formulation: str, dtype: jnp.dtype) -> bool:
-    """Whether `depthwise` is the one to call: asked for or "auto", in float32 or float64, on one CPU device.
+    """Whether the compiled operations are the ones to call: asked for or "auto", in float32 or float64, on one CPU.
 
     "native" that cannot be had here is a ValueError.
     """
@@ -54,6 +55,12 @@ def serves(formulation: str, dtype: jnp.dtype) -> bool:
     return not reason
 
 
+def call(target: str, results: Any, *arrays: jax.Array, **attributes: np.generic) -> Any:
+    """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays."""
+    prefixed = f"mnet_jax_{target}"
+    return jax.ffi.ffi_call(prefixed, results, vmap_method="broadcast_all")(*arrays, **attributes)
+
+
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC, where `serves` said so; differentiable any number of times."""
     return _contract(Y, geometry, x_BHWC, kernel_KKC)
@@ -65,9 +72,9 @@ def _contract(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.
 
     That sum is linear in each of the three, so each gradient of such a gradient is one of them again.
     """
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), vmap_method="broadcast_all")
     numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
-    return call(a, b, **{name: np.int64(value) for name, value in numbers.items()})
+    integers = {name: np.int64(value) for name, value in numbers.items()}
+    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, **integers)
 
 
 def _forward(role, geometry, a, b):
@@ -88,13 +95,15 @@ _contract.defvjp(_forward, _backward)
 
 @functools.cache
 def unavailable() -> str:
-    """Why there is no compiled kernel, or "" where it is: then it has been built and registered."""
+    """Why there are no compiled operations, or "" where they are: then they have been built and registered."""
     try:
         library = ctypes.cdll.LoadLibrary(str(_build()))
     except (OSError, ValueError) as error:
-        logging.warning("no compiled depthwise convolution, the one in plain JAX is slower: %s", error)
+        logging.warning("no compiled operations, those in plain JAX are slower: %s", error)
         return str(error)
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.depthwise), platform="cpu")
+    for target in TARGETS:
+        handler = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(f"mnet_jax_{target}", handler, platform="cpu")
     return ""
 
 
@@ -108,12 +117,12 @@ def _build() -> Path:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = [*given[1:], "-std=c++17", "-O3", native, "-fPIC", "-shared", "-pthread"]
     flags += ["-isystem", jax.ffi.include_dir()]
-    key = [SOURCE.read_text(), compiler, *flags, jax.lib.__version__, _processor()]
+    key = [*(path.read_text() for path in (*SOURCES, HEADER)), compiler, *flags, jax.lib.__version__, _processor()]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(root, "mnet_jax", f"native-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _compile([compiler, *flags, str(SOURCE)], path)
+        _compile([compiler, *flags, *map(str, SOURCES)], path)
     return path
 
 
@@ -126,10 +135,10 @@ def _compile(command: Sequence[str], path: Path) -> None:
         if path.exists():
             return
         part = path.with_suffix(".part")
-        logging.info("compiling %s, once for this machine", SOURCE.name)
+        logging.info("compiling %s, once for this machine", ", ".join(source.name for source in SOURCES))
         done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(f"{command[0]} failed on {SOURCE.name}: {done.stderr.strip()[:500]}")
+            raise ValueError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
         os.replace(part, path)
 
 

@@ -5,9 +5,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, shards, whole_on_cpu
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, shards, whole_on_cpu
 
 Bound = float | jax.Array
 
@@ -45,6 +46,8 @@ def batch_norm_act(
     x_GMC = x_BHWC.reshape(groups, -1, C)
     low, high = (jnp.asarray(bound, accumulator(x_BHWC.dtype)) for bound in (low, high))
     norm = _plain if choose(formulation, accelerator="shift") == "lax" else _fused
+    if native.serves(formulation, x_BHWC.dtype):
+        norm, scale_C, bias_C = _native, scale_C.astype(x_BHWC.dtype), bias_C.astype(x_BHWC.dtype)
     y_GMC, mean_G1C, var_G1C = norm(x_GMC, scale_C, bias_C, low, high, eps)
     mean_C, var_C = (lax.stop_gradient(jnp.mean(moment, (0, 1))) for moment in (mean_G1C, var_G1C))
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
@@ -159,6 +162,12 @@ def _forward(x_GMC, scale_C, bias_C, low, high, eps):
 def _backward(eps, residuals, cotangents):
     x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
     dy_GMC = lax.optimization_barrier(cotangents[0])  # else XLA:CPU computes it anew in each of its three uses
+    gradients = _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps)
+    return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
+
+
+def _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps):
+    """To x, scale and bias."""
 
     def terms(x_GMC, dy_GMC):
         normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
@@ -177,9 +186,53 @@ def _backward(eps, residuals, cotangents):
         dx_GMC.astype(x_GMC.dtype),
         jnp.sum(dscale_G1C, (0, 1)).astype(scale_C.dtype),
         jnp.sum(dbias_G1C, (0, 1)).astype(bias_C.dtype),
-        jnp.zeros_like(low),
-        jnp.zeros_like(high),
     )
 
 
 _fused.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _native(x_GMC, scale_C, bias_C, low, high, eps):
+    """`_fused`, compiled."""
+    G, _, C = x_GMC.shape
+    results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
+    return tuple(native.call("norm", results, x_GMC, scale_C, bias_C, low, high, eps=np.float64(eps)))
+
+
+def _native_forward(x_GMC, scale_C, bias_C, low, high, eps):
+    result = _native(x_GMC, scale_C, bias_C, low, high, eps)
+    return result, (x_GMC, scale_C, bias_C, low, high, *map(lax.stop_gradient, result[1:]))
+
+
+def _native_backward(eps, residuals, cotangents):
+    x_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C = residuals
+    gradients = _native_gradients(x_GMC, cotangents[0], scale_C, bias_C, low, high, mean_G1C, var_G1C, eps)
+    return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
+
+
+_native.defvjp(_native_forward, _native_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(8,))
+def _native_gradients(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C, eps):
+    """`_gradients`, compiled, where the moments are those of x; its own gradient is that of the plain one."""
+    results = [jax.ShapeDtypeStruct(array.shape, x_GMC.dtype) for array in (x_GMC, scale_C, bias_C)]
+    arrays = x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high
+    return tuple(native.call("norm_gradient", results, *arrays, eps=np.float64(eps)))
+
+
+def _gradients_forward(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C, eps):
+    operands = x_GMC, dy_GMC, scale_C, bias_C, low, high
+    return _native_gradients(*operands, mean_G1C, var_G1C, eps), operands
+
+
+def _gradients_backward(eps, operands, cotangents):
+    def plain(x_GMC, dy_GMC, *parameters):
+        return _gradients(x_GMC, dy_GMC, *_moments(x_GMC), *parameters, eps)
+
+    moment = jnp.zeros_like(operands[0][:, :1])
+    return *jax.vjp(plain, *operands)[1](cotangents), moment, moment
+
+
+_native_gradients.defvjp(_gradients_forward, _gradients_backward)
