@@ -13,7 +13,7 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,10 +55,21 @@ def serves(formulation: str, dtype: jnp.dtype) -> bool:
     return not reason
 
 
-def call(target: str, results: Any, *arrays: jax.Array, **attributes: np.generic) -> Any:
-    """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays."""
-    prefixed = f"mnet_jax_{target}"
-    return jax.ffi.ffi_call(prefixed, results, vmap_method="broadcast_all")(*arrays, **attributes)
+def call(
+    target: str,
+    results: Any,
+    *arrays: jax.Array,
+    in_place: Mapping[int, int] | None = None,
+    **attributes: np.generic,
+) -> Any:
+    """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
+
+    `in_place` maps arrays to the results that take their memory, by their indices.
+    """
+    run = jax.ffi.ffi_call(
+        f"mnet_jax_{target}", results, vmap_method="broadcast_all", input_output_aliases=dict(in_place or {})
+    )
+    return run(*arrays, **attributes)
 
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:

@@ -219,7 +219,7 @@ def _native_gradients(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G
     """`_gradients`, compiled, where the moments are those of x; its own gradient is that of the plain one."""
     results = [jax.ShapeDtypeStruct(array.shape, x_GMC.dtype) for array in (x_GMC, scale_C, bias_C)]
     arrays = x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high
-    return tuple(native.call("norm_gradient", results, *arrays, eps=np.float64(eps)))
+    return tuple(native.call("norm_gradient", results, *arrays, in_place={1: 0}, eps=np.float64(eps)))
 
 
 def _gradients_forward(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C, eps):
