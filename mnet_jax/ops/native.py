@@ -13,17 +13,18 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("depthwise.cc", "norm.cc"))
-HEADER = Path(__file__).with_name("native.h")
-TARGETS = ("depthwise", "norm", "norm_gradient")  # as the sources name their handlers
+SOURCE = Path(__file__).with_name("native.cc")
+HEADERS = tuple(SOURCE.with_name(f"{name}.h") for name in ("units", "depthwise", "norm", "filter"))
+TARGETS = ("depthwise", "norm", "norm_gradient", "filter", "filter_gradient")  # as the source names its handlers
 COMPILERS = ("c++", "g++", "clang++")
 X, KERNEL, Y = range(3)
 
@@ -70,6 +71,35 @@ def call(
         f"mnet_jax_{target}", results, vmap_method="broadcast_all", input_output_aliases=dict(in_place or {})
     )
     return run(*arrays, **attributes)
+
+
+def differentiable(forward: Callable, backward: Callable, plain: Callable) -> Callable:
+    """A compiled operation with its compiled gradient, as a function that JAX differentiates any number of times.
+
+    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, which has none itself.
+    `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the others are
+    zero. `plain(*operands)` is the result in plain JAX, whose gradient is differentiated in the place of `backward`.
+    """
+    run = jax.custom_vjp(forward)
+
+    def save(*operands):
+        results = run(*operands)
+        return results, (operands, [lax.stop_gradient(array) for array in results[1:]])
+
+    @jax.custom_vjp
+    def gradient(operands, saved, cotangent):
+        found = backward(operands, saved, cotangent)
+        return *found, *map(jnp.zeros_like, operands[len(found) :])
+
+    def twice(held, cotangents):
+        operands, saved, cotangent = held
+        first = jax.vjp(lambda operands, cotangent: jax.vjp(plain, *operands)[1](cotangent), operands, cotangent)[1]
+        to_operands, to_cotangent = first(cotangents)
+        return to_operands, [jnp.zeros_like(array) for array in saved], to_cotangent
+
+    gradient.defvjp(lambda *given: (gradient(*given), given), twice)
+    run.defvjp(save, lambda held, cotangents: gradient(*held, cotangents[0]))
+    return run
 
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
@@ -128,12 +158,12 @@ def _build() -> Path:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = [*given[1:], "-std=c++17", "-O3", native, "-fPIC", "-shared", "-pthread"]
     flags += ["-isystem", jax.ffi.include_dir()]
-    key = [*(path.read_text() for path in (*SOURCES, HEADER)), compiler, *flags, jax.lib.__version__, _processor()]
+    key = [*(path.read_text() for path in (SOURCE, *HEADERS)), compiler, *flags, jax.lib.__version__, _processor()]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(root, "mnet_jax", f"native-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _compile([compiler, *flags, *map(str, SOURCES)], path)
+        _compile([compiler, *flags, str(SOURCE)], path)
     return path
 
 
@@ -146,10 +176,10 @@ def _compile(command: Sequence[str], path: Path) -> None:
         if path.exists():
             return
         part = path.with_suffix(".part")
-        logging.info("compiling %s, once for this machine", ", ".join(source.name for source in SOURCES))
+        logging.info("compiling %s, once for this machine", SOURCE.name)
         done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
+            raise ValueError(f"{command[0]} failed on {SOURCE.name}: {done.stderr.strip()[:500]}")
         os.replace(part, path)
 
 

@@ -53,6 +53,12 @@ def batch_norm_act(
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
 
 
+def normalized(x_BHWC, scale_C, bias_C, low, high, eps, group):
+    """y_BHWC of `batch_norm_act` in plain JAX, where `group` divides the batch and the bounds are arrays."""
+    x_GMC = x_BHWC.reshape(x_BHWC.shape[0] // group, -1, x_BHWC.shape[3])
+    return _fused(x_GMC, scale_C, bias_C, low, high, eps)[0].reshape(x_BHWC.shape)
+
+
 def affine(
     scale_C: jax.Array, bias_C: jax.Array, mean_C: jax.Array, var_C: jax.Array, eps: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -192,47 +198,18 @@ def _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps
 _fused.defvjp(_forward, _backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _native(x_GMC, scale_C, bias_C, low, high, eps):
     """`_fused`, compiled."""
-    G, _, C = x_GMC.shape
-    results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
-    return tuple(native.call("norm", results, x_GMC, scale_C, bias_C, low, high, eps=np.float64(eps)))
 
+    def forward(x_GMC, *parameters):
+        G, _, C = x_GMC.shape
+        results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
+        return native.call("norm", results, x_GMC, *parameters, eps=np.float64(eps))
 
-def _native_forward(x_GMC, scale_C, bias_C, low, high, eps):
-    result = _native(x_GMC, scale_C, bias_C, low, high, eps)
-    return result, (x_GMC, scale_C, bias_C, low, high, *map(lax.stop_gradient, result[1:]))
+    def backward(operands, moments, dy_GMC):
+        results = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in operands[:3]]
+        arrays = *operands, *moments, dy_GMC
+        return native.call("norm_gradient", results, *arrays, in_place={len(arrays) - 1: 0}, eps=np.float64(eps))
 
-
-def _native_backward(eps, residuals, cotangents):
-    x_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C = residuals
-    gradients = _native_gradients(x_GMC, cotangents[0], scale_C, bias_C, low, high, mean_G1C, var_G1C, eps)
-    return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
-
-
-_native.defvjp(_native_forward, _native_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(8,))
-def _native_gradients(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C, eps):
-    """`_gradients`, compiled, where the moments are those of x; its own gradient is that of the plain one."""
-    results = [jax.ShapeDtypeStruct(array.shape, x_GMC.dtype) for array in (x_GMC, scale_C, bias_C)]
-    arrays = x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high
-    return tuple(native.call("norm_gradient", results, *arrays, in_place={1: 0}, eps=np.float64(eps)))
-
-
-def _gradients_forward(x_GMC, dy_GMC, scale_C, bias_C, low, high, mean_G1C, var_G1C, eps):
-    operands = x_GMC, dy_GMC, scale_C, bias_C, low, high
-    return _native_gradients(*operands, mean_G1C, var_G1C, eps), operands
-
-
-def _gradients_backward(eps, operands, cotangents):
-    def plain(x_GMC, dy_GMC, *parameters):
-        return _gradients(x_GMC, dy_GMC, *_moments(x_GMC), *parameters, eps)
-
-    moment = jnp.zeros_like(operands[0][:, :1])
-    return *jax.vjp(plain, *operands)[1](cotangents), moment, moment
-
-
-_native_gradients.defvjp(_gradients_forward, _gradients_backward)
+    run = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
+    return run(x_GMC, scale_C, bias_C, low, high)

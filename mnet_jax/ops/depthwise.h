@@ -1,21 +1,21 @@
-// Depthwise convolution on a CPU and its two gradients, as one XLA FFI handler that native.py builds and registers.
-// Images are NHWC, kernels HWC, float32 or float64; the axes that vmap adds come first.
+// Depthwise convolution and its two gradients.
 //
 // A row is computed in blocks of up to MAX_BLOCK columns. A block holds one vector of channels per column in
 // registers and goes through the taps of the kernel, so that each result is stored once. Nothing is padded: what
 // falls outside counts as zero.
 
+#pragma once
+
 #include <utility>
 #include <vector>
 
-#include "native.h"
+#include "units.h"
 
 namespace {
 
 constexpr int MAX_BLOCK = 8;           // so that sums, kernel and input fit into 16 registers
 constexpr int64_t CHUNK_BYTES = 1024;  // of channels at a time, so that the taps' kernels stay in the nearest cache
 constexpr int64_t UNIT = 1 << 18;      // multiply-adds that a thread takes at a time: tens of microseconds
-constexpr int64_t MOST_PARTS = 32;     // of the sum that is the gradient to the kernel, however many the threads
 constexpr int64_t PART = 256;          // positions that a part has at least
 
 // The widest vector that `channels` fill: a power of two, but never 2.
@@ -164,6 +164,21 @@ struct Chunks {
   }
 };
 
+// The blocks of a row of y; or, transposed, of a row of the gradient to x: of every stride-th column, which all have the
+// same taps, a phase. The other row is `width` wide.
+std::vector<std::vector<Block>> phases_of(int64_t columns, int64_t width, int64_t C, Shape kernel, int64_t left,
+                                          int64_t stride, bool transposed) {
+  const int64_t phases = transposed ? stride : 1, step = transposed ? 1 : stride;
+  std::vector<std::vector<Block>> blocks;
+  for (int64_t phase = 0; phase < std::min(phases, columns); ++phase) {
+    std::vector<std::pair<int64_t, int64_t>> taps;
+    for (int64_t j = (phase + left) % phases; j < kernel.W; j += phases)
+      taps.push_back({j, transposed ? (phase + left - j) / stride : j - left});
+    blocks.push_back(cut(ceil_div(columns - phase, phases), taps, step, width, C, C));
+  }
+  return blocks;
+}
+
 // y[r, w] = sum of x[r * stride + i - top, w * stride + j - left] * kernel[i, j], or, transposed, the gradient to x:
 // the sum of dy[o, p] * kernel[i, j] where (o, p) takes tap (i, j) from (r, w). There every stride-th column has the
 // same taps, and these columns, a phase, are computed together.
@@ -174,13 +189,7 @@ void convolution(ffi::ThreadPool& pool, const T* source, Shape from, T* kernels,
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
   const int64_t band = std::max<int64_t>(1, UNIT / (to.W * kernel.H * kernel.W * chunks.size));
   const int64_t phases = transposed ? stride : 1, step = transposed ? 1 : stride;
-  std::vector<std::vector<Block>> blocks;
-  for (int64_t phase = 0; phase < std::min(phases, to.W); ++phase) {
-    std::vector<std::pair<int64_t, int64_t>> taps;
-    for (int64_t j = (phase + left) % phases; j < kernel.W; j += phases)
-      taps.push_back({j, transposed ? (phase + left - j) / stride : j - left});
-    blocks.push_back(cut(ceil_div(to.W - phase, phases), taps, step, from.W, C, C));
-  }
+  const auto blocks = phases_of(to.W, from.W, C, kernel, left, stride, transposed);
   run_units(pool, ceil_div(rows, band) * chunks.count, [&](int64_t unit) {
     const int64_t c = unit % chunks.count * chunks.size, first = unit / chunks.count * band;
     Row<T> row{{}, step * C, std::min(chunks.size, C - c), nullptr, phases * C};
@@ -251,38 +260,4 @@ void kernel_gradient(ffi::ThreadPool& pool, const T* x, Shape from, T* dy, Shape
   }
 }
 
-enum Role { X, KERNEL, Y };
-
-template <class T>
-void run(ffi::ThreadPool& pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::AnyBuffer result, int64_t role, int64_t top,
-         int64_t left, int64_t stride) {
-  T *p = a.typed_data<T>(), *q = b.typed_data<T>(), *to = result.typed_data<T>();
-  const Shape A(a), B(b), R(result);
-  switch (role) {
-    case X: return convolution(pool, q, B, p, A, to, R, top, left, stride, true);
-    case KERNEL: return kernel_gradient(pool, p, A, q, B, to, R, top, left, stride);
-    default: return convolution(pool, p, A, q, B, to, R, top, left, stride, false);
-  }
-}
-
-// `role` says what is computed of x, kernel and y; a and b are the other two, in this order.
-ffi::Error handle(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result,
-                  int64_t role, int64_t top, int64_t left, int64_t stride) {
-  if (result->element_count() == 0) return ffi::Error::Success();
-  const auto run_typed = result->element_type() == ffi::F64 ? run<double> : run<float>;
-  run_typed(pool, a, b, *result, role, top, left, stride);
-  return ffi::Error::Success();
-}
-
 }  // namespace
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise, handle,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("role")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Attr<int64_t>("stride"));

@@ -22,6 +22,8 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 
+constexpr int64_t MOST_PARTS = 32;  // of a sum, however many the threads
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Runs work(0) .. work(units - 1), each once, on this thread and on those of XLA's pool that are free meanwhile.
