@@ -10,6 +10,8 @@
 
 namespace {
 
+constexpr int64_t WHOLE_IMAGE = 1 << 18;  // elements; smaller ones are not parted, which makes some rows twice
+
 // The last K rows that were made of those of an image.
 template <class T>
 struct Ring {

@@ -74,7 +74,9 @@ struct Filter {
         x(groups(geometry.x, group)),
         y(groups(geometry.y, group)) {}
   Groups groups(Shape s, int64_t group) const {
-    return Groups(s.B / group, s.B / group / geometry.kernel.B, group * s.H * s.W, s.C, s.W);
+    const int64_t image = s.H * s.W;
+    return Groups(s.B / group, s.B / group / geometry.kernel.B, group * image, s.C,
+                  image * s.C <= WHOLE_IMAGE ? image : s.W);
   }
 };
 

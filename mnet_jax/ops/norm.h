@@ -18,12 +18,12 @@ constexpr int BLOCK = 8;                // positions at a time, so that what is 
 constexpr int64_t PART_SIZE = 1 << 15;  // elements that a part has at least
 
 struct Groups {
-  int64_t count, of_seed, M, C, W, parts;  // W positions, a row of an image, are never parted
-  Groups(int64_t count, int64_t of_seed, int64_t M, int64_t C, int64_t W = 1)
-      : count(count), of_seed(of_seed), M(M), C(C), W(W) {
-    parts = std::clamp<int64_t>(M * C / PART_SIZE, 1, std::min(M / W, MOST_PARTS));
+  int64_t count, of_seed, M, C, whole, parts;  // `whole` positions are never parted
+  Groups(int64_t count, int64_t of_seed, int64_t M, int64_t C, int64_t whole = 1)
+      : count(count), of_seed(of_seed), M(M), C(C), whole(whole) {
+    parts = std::clamp<int64_t>(M * C / PART_SIZE, 1, std::min(M / whole, MOST_PARTS));
   }
-  int64_t first(int64_t part) const { return M / W * part / parts * W; }
+  int64_t first(int64_t part) const { return M / whole * part / parts * whole; }
   int64_t size(int64_t part) const { return first(part + 1) - first(part); }
   int64_t start(int64_t group, int64_t part) const { return (group * M + first(part)) * C; }  // in the array
 
@@ -45,7 +45,7 @@ inline void over_channels(int64_t begin, int64_t end, const Work& work) {
   if constexpr (N > 1) over_channels<N / 2>(begin, end, work);
 }
 
-// work(Q, N, m, c) for blocks of Q positions from m on and N channels from c on.
+// work(Q, N, m, c) for blocks of Q positions from m on and N channels from c on; Q is a constant but for the last.
 template <class T, class Work>
 inline void over_positions(int64_t size, int64_t C, const Work& work) {
   const auto block = [&](auto Q, int64_t m) {
@@ -53,7 +53,14 @@ inline void over_positions(int64_t size, int64_t C, const Work& work) {
   };
   int64_t m = 0;
   for (; m + BLOCK <= size; m += BLOCK) block(std::integral_constant<int, BLOCK>(), m);
-  for (; m < size; ++m) block(std::integral_constant<int, 1>(), m);
+  if (m < size) block(static_cast<int>(size - m), m);
+}
+
+// Loads a vector and asks for what is `ahead` of it: blocks hop between positions faster than caches foresee.
+template <class T, int N>
+inline typename Vector<T, N>::type stream(const T* from, int64_t ahead) {
+  __builtin_prefetch(from + ahead);
+  return Vector<T, N>::load(from);
 }
 
 template <class T, int N>
@@ -78,7 +85,7 @@ void add_powers(const T* x, const T* pivot, int64_t size, int64_t C, T* sum) {
     const auto center = V::load(pivot + c);
     typename V::type first = {}, second = {};
     for (int q = 0; q < Q; ++q) {
-      const auto offset = V::load(x + (m + q) * C + c) - center;
+      const auto offset = stream<T, N>(x + (m + q) * C + c, BLOCK * C) - center;
       first += offset, second += offset * offset;
     }
     add<T, N>(sum + c, first), add<T, N>(sum + C + c, second);
@@ -145,7 +152,7 @@ struct Normal {
     over_positions<T>(size, C, [&](auto Q, auto N, int64_t m, int64_t c) {
       using V = Vector<T, N>;
       const auto own = at<N>(c);
-      for (int q = 0; q < Q; ++q) V::store(y + (m + q) * C + c, own.clip(V::load(x + (m + q) * C + c)));
+      for (int q = 0; q < Q; ++q) V::store(y + (m + q) * C + c, own.clip(stream<T, N>(x + (m + q) * C + c, BLOCK * C)));
     });
   }
 
@@ -156,7 +163,7 @@ struct Normal {
       const auto own = at<N>(c);
       typename V::type first = {}, second = {};
       for (int q = 0; q < Q; ++q) {
-        const auto value = V::load(x + (m + q) * C + c), passed = own.pass(value, V::load(dy + (m + q) * C + c));
+        const auto value = stream<T, N>(x + (m + q) * C + c, BLOCK * C), passed = own.pass(value, stream<T, N>(dy + (m + q) * C + c, BLOCK * C));
         first += passed, second += passed * (value - own.mean);
       }
       add<T, N>(sum + c, first), add<T, N>(sum + C + c, second);
@@ -170,7 +177,7 @@ struct Normal {
       const auto own = at<N>(c);
       const auto falls = V::load(slope + c), lower = V::load(level + c);
       for (int q = 0; q < Q; ++q) {
-        const auto value = V::load(x + (m + q) * C + c), passed = own.pass(value, V::load(dy + (m + q) * C + c));
+        const auto value = stream<T, N>(x + (m + q) * C + c, BLOCK * C), passed = own.pass(value, stream<T, N>(dy + (m + q) * C + c, BLOCK * C));
         V::store(dx + (m + q) * C + c, passed * own.gain - (value - own.mean) * falls - lower);
       }
     });
