@@ -62,10 +62,11 @@ void filter_forward(ffi::ThreadPool& pool, const Geometry& g, const Norm<T>& nor
         }
         run_row(CONVOLVE, row, blocks);
       }
-      add_powers(to, y + first * g.y.W * C, g.y.W, C, sums.part(group, part));
+      if (n == first) set_pivot(to, g.y.W, C, sums.part(group, part));
+      add_powers(to, g.y.W, C, sums.part(group, part));
     }
   });
-  join_moments(sums, y, mean, var);
+  join_moments(sums, mean, var);
 }
 
 // From z, y's norm and its gradient: those to x, where the first norm's parameters, and to the kernel.

@@ -1,4 +1,9 @@
-"""A depthwise convolution between two norms, as one compiled operation: what the first makes is never in memory."""
+"""A depthwise convolution between two norms, as one compiled operation.
+
+The maps between its input and output are the widest of a network, and passes over them what a step on a CPU waits for.
+Forward, the input is read twice and the convolution's output written once, whose moments come with it, and read once.
+What the first norm makes, and the gradients to it and to the convolution's output, are never in memory.
+"""
 
 from typing import NamedTuple
 
@@ -45,11 +50,11 @@ def norm_depthwise_norm(
     def forward(*operands):
         moment = (groups, 1, C)
         results = [jax.ShapeDtypeStruct(size, dtype) for size in (shape, shape, *[moment] * 4)]
-        return native.call("filter", results, *operands, **attributes)
+        return native.call("filter", results, *operands, attributes=attributes)
 
     def backward(operands, saved, dy_BHWC):
         results = [jax.ShapeDtypeStruct(array.shape, dtype) for array in operands[:6]]
-        return native.call("filter_gradient", results, *operands, *saved, dy_BHWC, **attributes)
+        return native.call("filter_gradient", results, *operands, *saved, dy_BHWC, attributes=attributes)
 
     def plain(x_BHWC, scale_C, bias_C, kernel_KKC, outer_scale_C, outer_bias_C, low, high):
         h_BHWC = norm.normalized(x_BHWC, scale_C, bias_C, low, high, eps, group)

@@ -60,8 +60,8 @@ def call(
     target: str,
     results: Any,
     *arrays: jax.Array,
+    attributes: Mapping[str, Any],
     in_place: Mapping[int, int] | None = None,
-    **attributes: np.generic,
 ) -> Any:
     """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
 
@@ -115,7 +115,7 @@ def _contract(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.
     """
     numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
     integers = {name: np.int64(value) for name, value in numbers.items()}
-    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, **integers)
+    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, attributes=integers)
 
 
 def _forward(role, geometry, a, b):

@@ -68,18 +68,27 @@ inline void add(T* to, typename Vector<T, N>::type v) {
   Vector<T, N>::store(to, Vector<T, N>::load(to) + v);
 }
 
-// Two sums per channel of every part.
+// Two sums per channel of every part, then what is near the part's mean, for `add_powers`.
 template <class T>
 struct Sums {
   const Groups& groups;
   std::vector<T> of_parts;
-  explicit Sums(const Groups& groups) : groups(groups), of_parts(groups.count * groups.parts * 2 * groups.C) {}
-  T* part(int64_t group, int64_t index) { return of_parts.data() + (group * groups.parts + index) * 2 * groups.C; }
+  explicit Sums(const Groups& groups) : groups(groups), of_parts(groups.count * groups.parts * 3 * groups.C) {}
+  T* part(int64_t group, int64_t index) { return of_parts.data() + (group * groups.parts + index) * 3 * groups.C; }
 };
 
-// Adds x - pivot and its square, where the pivot is a part's first position.
+// The mean of the first positions.
 template <class T>
-void add_powers(const T* x, const T* pivot, int64_t size, int64_t C, T* sum) {
+void set_pivot(const T* x, int64_t size, int64_t C, T* sum) {
+  const int64_t few = std::min<int64_t>(size, BLOCK);
+  for (int64_t m = 0; m < few; ++m)
+    for (int64_t c = 0; c < C; ++c) sum[2 * C + c] += x[m * C + c] / few;
+}
+
+// Adds x - pivot and its square.
+template <class T>
+void add_powers(const T* x, int64_t size, int64_t C, T* sum) {
+  const T* const pivot = sum + 2 * C;
   over_positions<T>(size, C, [&](auto Q, auto N, int64_t m, int64_t c) {
     using V = Vector<T, N>;
     const auto center = V::load(pivot + c);
@@ -92,9 +101,9 @@ void add_powers(const T* x, const T* pivot, int64_t size, int64_t C, T* sum) {
   });
 }
 
-// Mean and variance of the groups of x from the parts' sums of powers (Chan et al. 1983, equation 2.1).
+// Mean and variance of the groups from the parts' sums of powers (Chan et al. 1983, equation 2.1).
 template <class T>
-void join_moments(Sums<T>& sums, const T* x, T* mean, T* var) {
+void join_moments(Sums<T>& sums, T* mean, T* var) {
   const Groups& groups = sums.groups;
   for (int64_t at = 0; at < groups.count * groups.C; ++at) {
     const int64_t group = at / groups.C, c = at % groups.C;
@@ -102,7 +111,7 @@ void join_moments(Sums<T>& sums, const T* x, T* mean, T* var) {
     for (int64_t part = 0; part < groups.parts; ++part) {
       const T* sum = sums.part(group, part);
       const double n = groups.size(part), offset = sum[c] / n;
-      const double away = x[groups.start(group, part) + c] + offset - center;
+      const double away = sum[2 * groups.C + c] + offset - center;
       squares += sum[groups.C + c] - sum[c] * offset + away * away * before * n / (before + n);
       center += away * n / (before + n);
       before += n;
@@ -116,9 +125,10 @@ void moments(ffi::ThreadPool& pool, const Groups& groups, const T* x, T* mean, T
   Sums<T> sums(groups);
   groups.each(pool, true, [&](int64_t group, int64_t part) {
     const T* from = x + groups.start(group, part);
-    add_powers(from, from, groups.size(part), groups.C, sums.part(group, part));
+    set_pivot(from, groups.size(part), groups.C, sums.part(group, part));
+    add_powers(from, groups.size(part), groups.C, sums.part(group, part));
   });
-  join_moments(sums, x, mean, var);
+  join_moments(sums, mean, var);
 }
 
 // y = clip((x - mean) * gain + bias), and with dy the gradient that the clip lets through,

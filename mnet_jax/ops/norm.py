@@ -34,7 +34,8 @@ def batch_norm_act(
     has it. Returns y_BHWC in x's type, then mean_C and biased var_C, averaged over the groups; no gradient flows
     through those two.
 
-    "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient.
+    "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient, and "native",
+    or "auto" where `native.serves`, is compiled.
     """
     B, _, _, C = x_BHWC.shape
     group = group or B
@@ -204,12 +205,12 @@ def _native(x_GMC, scale_C, bias_C, low, high, eps):
     def forward(x_GMC, *parameters):
         G, _, C = x_GMC.shape
         results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
-        return native.call("norm", results, x_GMC, *parameters, eps=np.float64(eps))
+        return native.call("norm", results, x_GMC, *parameters, attributes={"eps": np.float64(eps)})
 
     def backward(operands, moments, dy_GMC):
         results = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in operands[:3]]
-        arrays = *operands, *moments, dy_GMC
-        return native.call("norm_gradient", results, *arrays, in_place={len(arrays) - 1: 0}, eps=np.float64(eps))
+        arrays, attributes = (*operands, *moments, dy_GMC), {"eps": np.float64(eps)}
+        return native.call("norm_gradient", results, *arrays, attributes=attributes, in_place={len(arrays) - 1: 0})
 
     run = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
     return run(x_GMC, scale_C, bias_C, low, high)
