@@ -22,8 +22,9 @@ void run(ffi::ThreadPool& pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::AnyBuff
 }
 
 // `role` says what is computed of x, kernel and y; a and b are the other two, in this order.
-ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result,
-                  int64_t role, int64_t top, int64_t left, int64_t stride) {
+ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
+                            ffi::Result<ffi::AnyBuffer> result, int64_t role, int64_t top, int64_t left,
+                            int64_t stride) {
   if (result->element_count() == 0) return ffi::Error::Success();
   const auto run_typed = result->element_type() == ffi::F64 ? run<double> : run<float>;
   run_typed(pool, a, b, *result, role, top, left, stride);
@@ -104,6 +105,7 @@ void run_filter_gradient(ffi::ThreadPool& pool, const Arrays<T>& a, double eps, 
                   a.out(3));
 }
 
+// work(Arrays<T>) where T is the type of the arrays.
 template <class Work>
 ffi::Error in_type(ffi::RemainingArgs arguments, ffi::RemainingRets results, const Work& work) {
   const auto first = *arguments.get<ffi::AnyBuffer>(0);
