@@ -1,4 +1,4 @@
-"""The compiled depthwise convolution equals lax wherever it is called, and its absence is no failure."""
+"""The compiled operations equal lax wherever they are called, and their absence is no failure."""
 
 import logging
 import os
@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from mnet_jax import config, models
 from mnet_jax.ops import native
 from mnet_jax.ops.depthwise import depthwise, resolve
+from mnet_jax.ops.filter import Affine, norm_depthwise_norm
+from mnet_jax.ops.norm import batch_norm_act
 
 needs_compiler = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
 ONES = ((1, 1), (1, 1))
@@ -116,15 +120,214 @@ def test_seeds_may_share_the_images():
         )
 
 
+INF = float("inf")
+bounds = st.sampled_from([(-INF, INF), (0.0, INF), (0.0, 6.0), (-0.5, 0.7)])
+
+
+def affine(seed, *size):
+    return Affine(1 + 0.5 * normal(seed, *size), normal(seed + 1, *size))
+
+
+def normed(x, parameters, clip, group, way):
+    (scale, bias), (low, high) = parameters, clip
+    return batch_norm_act(x, scale, bias, low, high, 1e-3, group, way)
+
+
+def filtered(x, parameters, clip, group, stride, padding, way):
+    """The three layers, compiled as one or one after the other: y, and the moments of both norms."""
+    inner, kernel, outer = parameters
+    if way == "native":
+        assert native.serves(way, x.dtype)
+        return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding)
+    h, *moments = normed(x, inner, clip, group, way)
+    y, *others = normed(depthwise(h, kernel, stride, padding, way), outer, clip, group, way)
+    return y, tuple(moments), tuple(others)
+
+
+def values_and_gradients(layer, x, parameters):
+    """What layer(x, parameters) returns, whose first is differentiated, and the gradients to both."""
+
+    def loss(x, parameters):
+        y, *moments = layer(x, parameters)
+        return jnp.sum(jnp.sin(y)), (y, moments)
+
+    (_, results), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, parameters)
+    return results, gradients
+
+
+def assert_native_equals_lax(layer, x, parameters):
+    """`layer(x, parameters, way)`: in float64, then in float32 against float64.
+
+    Of few positions the variance may vanish, and each norm magnifies rounding by eps ** -0.5.
+    """
+
+    def run(way, dtype):
+        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), (x, parameters))
+        results = jax.jit(lambda x, p: values_and_gradients(lambda x, p: layer(x, p, way), x, p))(*cast)
+        assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(dtype)}
+        return results
+
+    with jax.enable_x64(True):
+        expected = run("lax", "float64")
+        assert_close(run("native", "float64"), expected, 1e-11)
+        assert_close(run("native", "float32"), expected, 1e-3)
+
+
+def group_of(images, wanted):
+    return wanted if wanted and images % wanted == 0 else 0
+
+
+@needs_compiler
+@settings(max_examples=12, derandomize=True, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 4), st.integers(1, 19), st.integers(1, 19), st.integers(1, 70)),
+    clip=bounds,
+    wanted=st.integers(0, 4),
+)
+def test_native_norm_equals_lax(size, clip, wanted):
+    group = group_of(size[0], wanted)
+    assert_native_equals_lax(lambda x, p, way: normed(x, p, clip, group, way), normal(0, *size), affine(1, size[-1]))
+
+
+@needs_compiler
+@settings(max_examples=12, derandomize=True, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 4), st.integers(1, 13), st.integers(1, 13), st.integers(1, 70)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 3),
+    padding=st.tuples(sides, sides),
+    clip=bounds,
+    wanted=st.integers(0, 4),
+)
+def test_native_filter_equals_lax(size, kernel, stride, padding, clip, wanted):
+    assume(min(n + sum(p) - k for n, p, k in zip(size[1:3], padding, kernel, strict=True)) >= 0)
+    group, C = group_of(size[0], wanted), size[-1]
+    parameters = affine(1, C), normal(3, *kernel, C), affine(4, C)
+    assert_native_equals_lax(
+        lambda x, p, way: filtered(x, p, clip, group, stride, padding, way), normal(0, *size), parameters
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(5, 33, 40, 20), (2, 64, 65, 72)])
+def test_native_filter_in_parts_equals_lax(size, stride):
+    """Sums in several parts: of whole images, and of some rows each where images are large."""
+    C = size[-1]
+    parameters = affine(1, C), normal(3, 3, 3, C), affine(4, C)
+    assert_native_equals_lax(
+        lambda x, p, way: filtered(x, p, (-0.5, 0.7), 0, stride, ONES, way), normal(0, *size), parameters
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("layer", ["norm", "filter"])
+def test_norms_have_second_derivatives(layer):
+    """Through the statistics, too."""
+    x, inner, outer = normal(0, 4, 6, 5, 3), affine(1, 3), affine(4, 3)
+    parameters = inner if layer == "norm" else (inner, normal(3, 3, 3, 3), outer)
+
+    def penalty(x, parameters, way):
+        def run(x, p):
+            return (
+                normed(x, p, (-0.5, 0.7), 2, way) if layer == "norm" else filtered(x, p, (-0.5, 0.7), 2, 2, ONES, way)
+            )
+
+        _, gradients = values_and_gradients(run, x, parameters)
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradients))
+
+    with jax.enable_x64(True):
+        cast = jax.tree.map(lambda leaf: leaf.astype("float64"), (x, parameters))
+        got, exact = (
+            jax.jit(jax.grad(lambda x, p, way=way: penalty(x, p, way), (0, 1)))(*cast) for way in ("native", "lax")
+        )
+        assert_close(got, exact, 1e-11)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@needs_compiler
+def test_a_loop_over_norms_for_several_seeds_equals_single_runs():
+    """Seeds (and arms outside them) with bounds of their own, a loop and donated buffers; the images may be shared."""
+    x, parameters = normal(0, 3, 4, 7, 6, 5), (affine(1, 2, 3, 5), normal(3, 2, 3, 3, 3, 5), affine(4, 2, 3, 5))
+    high = jnp.asarray([[0.5, 1.0, 2.0], [3.0, 4.0, INF]])
+    with jax.enable_x64(True):
+        x, parameters, high = jax.tree.map(lambda leaf: leaf.astype("float64"), (x, parameters, high))
+
+        def train(x, parameters, high, way):
+            def step(_, parameters):
+                run = lambda x, p: filtered(x, p, (-0.5, high), 2, 2, ONES, way)  # noqa: E731
+                _, (_, gradients) = values_and_gradients(run, x, parameters)
+                return jax.tree.map(lambda p, g: p - 0.1 * g, parameters, gradients)
+
+            return lax.fori_loop(0, 3, step, parameters)
+
+        expected = [
+            [train(x[s], jax.tree.map(lambda p, a=a, s=s: p[a, s], parameters), high[a, s], "lax") for s in range(3)]
+            for a in range(2)
+        ]
+        expected = stack([stack(arm) for arm in expected])
+        seeds = jax.vmap(lambda x, p, high: train(x, p, high, "native"))
+        got = jax.jit(jax.vmap(seeds, (None, 0, 0)), donate_argnums=1)(x, parameters, high)
+        assert_close(got, expected, 1e-10)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("mean", "outlier", "tolerance"), [(1e2, 0, 1e-5), (-1e4, 0, 1e-5), (1e4, 30, 1e-4)])
+def test_the_variance_survives_a_large_mean(mean, outlier, tolerance):
+    """Variance 1 about a large mean, with a first row 30 deviations off; as in float64 of the same numbers."""
+    x = (mean + normal(0, 16, 8, 8, 4)).at[0, 0, 0].add(outlier)
+    exact = np.asarray(x, "float64")
+    _, got_mean, got_var = normed(x, (jnp.ones(4), jnp.zeros(4)), (-INF, INF), 0, "native")
+    np.testing.assert_allclose(got_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got_var, exact.var((0, 1, 2)), rtol=tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("used", [False, True])
+def test_a_network_equals_lax(used):
+    """Loss, gradients and averages of a V2 in training; the endpoints that `used` adds to the loss exist, too."""
+
+    def run(way):
+        cfg = config.default().model
+        small = {"name": "mobilenet_v2", "blocks": ((1, 4, 1, 1), (3, 6, 2, 2)), "stem": (4, 2), "divisor": 1}
+        for key, value in (small | {"last": 8, "num_classes": 3, "dropout": 0.0, "formulation": way}).items():
+            cfg[key] = value
+        cfg.norm.group = 2
+        graphdef, *states = nnx.split(models.build(cfg, nnx.Rngs(0)), nnx.Param, nnx.BatchStat)
+        params, stats = jax.tree.map(lambda leaf: leaf.astype("float64"), [nnx.to_pure_dict(state) for state in states])
+
+        def loss(params):
+            model = nnx.merge(graphdef, params, stats)
+            model.train()
+            logits, endpoints = model(normal(0, 4, 16, 16, 3, dtype="float64"))
+            extra = sum(jnp.sum(jnp.sin(endpoints[f"block{n}/expansion"])) for n in (2, 3)) if used else 0.0
+            return jnp.sum(jnp.sin(logits)) + extra, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+        (_, results), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return results, gradients
+
+    with jax.enable_x64(True):
+        assert_close(run("native"), run("lax"), 1e-11)
+
+
 THREADS = """
 import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, numpy as np
 from mnet_jax.ops.depthwise import depthwise
+from mnet_jax.ops.filter import norm_depthwise_norm
+from mnet_jax.ops.norm import batch_norm_act
 x, k = (np.random.default_rng(0).normal(size=size).astype("float32") for size in ((16, 28, 28, 40), (3, 3, 40)))
-y, vjp = jax.vjp(lambda x, k: depthwise(x, k, 1, ((1, 1), (1, 1)), "native"), x, k)
+def layers(x, k, a, b):
+    y = batch_norm_act(depthwise(x, k, 1, ((1, 1), (1, 1)), "native"), a, b, 0.0, 6.0, 1e-3, 8, "native")[0]
+    return norm_depthwise_norm(y, (a, b), k, (b, a), 0.0, 6.0, 1e-3, 0, 1, ((1, 1), (1, 1)))[0]
+run = jax.jit(lambda *operands: jax.vjp(layers, *operands))
 for _ in range(20):
-    print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in (y, *jax.jit(vjp)(y)))).hexdigest())
+    y, vjp = run(x, k, 1 + x[0, 0, 0] ** 2, x[0, 0, 1])
+    print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in (y, *vjp(y)))).hexdigest())
 """
 
 

@@ -66,8 +66,10 @@ class InvertedResidual(nnx.Module):
         """
         if self.split > 1 and self.project.use_running_average:
             return self._shortcut(x_BHWC, self._project_in_parts(x_BHWC, project)), {}
-        e_BHWE = self.expand(x_BHWC, self.act) if hasattr(self, "expand") else x_BHWC
-        d_BHWE = self.depthwise(e_BHWE, self.act)
+        if hasattr(self, "expand"):
+            e_BHWE, d_BHWE = self.expand.then(self.depthwise, x_BHWC, self.act)
+        else:
+            e_BHWE, d_BHWE = x_BHWC, self.depthwise(x_BHWC, self.act)
         if self.shortcut == "expansion" and filtered is not None and filtered.shape == d_BHWE.shape:
             d_BHWE = d_BHWE + filtered
         y_BHWC = self._shortcut(x_BHWC, self.project(d_BHWE, project))

@@ -11,7 +11,7 @@ from jax import lax
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import Style
-from mnet_jax.ops import accumulator, choose, depthwise, norm, pointwise
+from mnet_jax.ops import accumulator, choose, depthwise, filter, native, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
@@ -184,11 +184,42 @@ class ConvNorm(Conv):
                 style.norm_group,
                 style.formulation,
             )
-            momentum = style.norm_momentum
-            self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
-            self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
+            self._average(mean, var)
         y_BHWC = act(y_BHWC) if callable(act) else y_BHWC
         return self.quantize(y_BHWC, (low, high)) if hasattr(self, "quantize") else y_BHWC
+
+    def then(self, filters: "ConvNorm", x_BHWC: jax.Array, act: Activation) -> tuple[jax.Array, jax.Array]:
+        """Returns the outputs of this layer and of a depthwise one behind it, after `act` each.
+
+        In training on a CPU they are one compiled operation, and the first output is computed only if it is used.
+        """
+        style = self.style
+        x_BHWC = computed(x_BHWC, style)
+        if (
+            self.use_running_average
+            or callable(act)
+            or style.act_bits
+            or filters.kind != "depthwise"
+            or not native.serves(style.formulation, x_BHWC.dtype)
+        ):
+            y_BHWC = self(x_BHWC, act)
+            return y_BHWC, filters(y_BHWC, act)
+        x_BHWC, eps, group = self.convolve(x_BHWC, self.kernel[...]), style.norm_eps, style.norm_group
+        y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, style.formulation)
+        kernel = filters.kernel[...]
+        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], filters.stride, filters.padding)
+        inner, outer = (filter.Affine(*layer._scale_and_bias()) for layer in (self, filters))
+        z_BHWC, *moments = filter.norm_depthwise_norm(
+            x_BHWC, inner, kernel, outer, *act, eps, group, filters.stride, pad
+        )
+        for layer, (mean, var) in zip((self, filters), moments, strict=True):
+            layer._average(mean, var)
+        return y_BHWC, z_BHWC
+
+    def _average(self, mean: jax.Array, var: jax.Array) -> None:
+        momentum = self.style.norm_momentum
+        self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
+        self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
 
     def folded(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
         """(kernel, gain_C, shift_C) of an evaluation: the convolution with this kernel, times gain, plus shift.

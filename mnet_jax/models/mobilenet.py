@@ -37,8 +37,10 @@ class SqueezedResidual(nnx.Module):
     def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
         """Returns the output and {"expansion", "depthwise"}; shortcuts between expansions are V2's."""
         del filtered
-        e_BHWE = self.expand(x_BHWC, self.act) if hasattr(self, "expand") else x_BHWC
-        d_BHWE = self.depthwise(e_BHWE, self.act)
+        if hasattr(self, "expand"):
+            e_BHWE, d_BHWE = self.expand.then(self.depthwise, x_BHWC, self.act)
+        else:
+            e_BHWE, d_BHWE = x_BHWC, self.depthwise(x_BHWC, self.act)
         if hasattr(self, "excite"):
             d_BHWE = self.excite(d_BHWE)
         y_BHWC = self.project(d_BHWE, project)

@@ -1,7 +1,7 @@
-"""Depthwise convolution compiled from native.cc: the fastest formulation on a CPU, where a C++ compiler is at hand.
+"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is at hand.
 
-The kernel is built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each
-machine, compiler and jaxlib.
+They are built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each machine,
+compiler and jaxlib.
 """
 
 import ctypes
@@ -13,16 +13,18 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-TARGET = "mnet_jax_depthwise"
 SOURCE = Path(__file__).with_name("native.cc")
+HEADERS = tuple(SOURCE.with_name(f"{name}.h") for name in ("units", "depthwise", "norm", "filter"))
+TARGETS = ("depthwise", "norm", "norm_gradient", "filter", "filter_gradient")  # as the source names its handlers
 COMPILERS = ("c++", "g++", "clang++")
 X, KERNEL, Y = range(3)
 
@@ -37,7 +39,7 @@ class Geometry(NamedTuple):
 
 
 def serves(formulation: str, dtype: jnp.dtype) -> bool:
-    """Whether `depthwise` is the one to call: asked for or "auto", in float32 or float64, on one CPU device.
+    """Whether the compiled operations are the ones to call: asked for or "auto", in float32 or float64, on one CPU.
 
     "native" that cannot be had here is a ValueError.
     """
@@ -54,6 +56,52 @@ def serves(formulation: str, dtype: jnp.dtype) -> bool:
     return not reason
 
 
+def call(
+    target: str,
+    results: Any,
+    *arrays: jax.Array,
+    attributes: Mapping[str, Any],
+    in_place: Mapping[int, int] | None = None,
+) -> Any:
+    """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
+
+    `in_place` maps arrays to the results that take their memory, by their indices.
+    """
+    run = jax.ffi.ffi_call(
+        f"mnet_jax_{target}", results, vmap_method="broadcast_all", input_output_aliases=dict(in_place or {})
+    )
+    return run(*arrays, **attributes)
+
+
+def differentiable(forward: Callable, backward: Callable, plain: Callable) -> Callable:
+    """A compiled operation with its compiled gradient, as a function that JAX differentiates any number of times.
+
+    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, which has none itself.
+    `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the others are
+    zero. `plain(*operands)` is the result in plain JAX, whose gradient is differentiated in the place of `backward`.
+    """
+    run = jax.custom_vjp(forward)
+
+    def save(*operands):
+        results = run(*operands)
+        return results, (operands, [lax.stop_gradient(array) for array in results[1:]])
+
+    @jax.custom_vjp
+    def gradient(operands, saved, cotangent):
+        found = backward(operands, saved, cotangent)
+        return *found, *map(jnp.zeros_like, operands[len(found) :])
+
+    def twice(held, cotangents):
+        operands, saved, cotangent = held
+        first = jax.vjp(lambda operands, cotangent: jax.vjp(plain, *operands)[1](cotangent), operands, cotangent)[1]
+        to_operands, to_cotangent = first(cotangents)
+        return to_operands, [jnp.zeros_like(array) for array in saved], to_cotangent
+
+    gradient.defvjp(lambda *given: (gradient(*given), given), twice)
+    run.defvjp(save, lambda held, cotangents: gradient(*held, cotangents[0]))
+    return run
+
+
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC, where `serves` said so; differentiable any number of times."""
     return _contract(Y, geometry, x_BHWC, kernel_KKC)
@@ -65,9 +113,9 @@ def _contract(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.
 
     That sum is linear in each of the three, so each gradient of such a gradient is one of them again.
     """
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), vmap_method="broadcast_all")
     numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
-    return call(a, b, **{name: np.int64(value) for name, value in numbers.items()})
+    integers = {name: np.int64(value) for name, value in numbers.items()}
+    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, attributes=integers)
 
 
 def _forward(role, geometry, a, b):
@@ -88,13 +136,15 @@ _contract.defvjp(_forward, _backward)
 
 @functools.cache
 def unavailable() -> str:
-    """Why there is no compiled kernel, or "" where it is: then it has been built and registered."""
+    """Why there are no compiled operations, or "" where they are: then they have been built and registered."""
     try:
         library = ctypes.cdll.LoadLibrary(str(_build()))
     except (OSError, ValueError) as error:
-        logging.warning("no compiled depthwise convolution, the one in plain JAX is slower: %s", error)
+        logging.warning("no compiled operations, those in plain JAX are slower: %s", error)
         return str(error)
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.depthwise), platform="cpu")
+    for target in TARGETS:
+        handler = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(f"mnet_jax_{target}", handler, platform="cpu")
     return ""
 
 
@@ -108,7 +158,7 @@ def _build() -> Path:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = [*given[1:], "-std=c++17", "-O3", native, "-fPIC", "-shared", "-pthread"]
     flags += ["-isystem", jax.ffi.include_dir()]
-    key = [SOURCE.read_text(), compiler, *flags, jax.lib.__version__, _processor()]
+    key = [*(path.read_text() for path in (SOURCE, *HEADERS)), compiler, *flags, jax.lib.__version__, _processor()]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(root, "mnet_jax", f"native-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so")
     if not path.exists():

@@ -5,9 +5,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, shards, whole_on_cpu
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, shards, whole_on_cpu
 
 Bound = float | jax.Array
 
@@ -33,7 +34,8 @@ def batch_norm_act(
     has it. Returns y_BHWC in x's type, then mean_C and biased var_C, averaged over the groups; no gradient flows
     through those two.
 
-    "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient.
+    "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient, and "native",
+    or "auto" where `native.serves`, is compiled.
     """
     B, _, _, C = x_BHWC.shape
     group = group or B
@@ -45,9 +47,17 @@ def batch_norm_act(
     x_GMC = x_BHWC.reshape(groups, -1, C)
     low, high = (jnp.asarray(bound, accumulator(x_BHWC.dtype)) for bound in (low, high))
     norm = _plain if choose(formulation, accelerator="shift") == "lax" else _fused
+    if native.serves(formulation, x_BHWC.dtype):
+        norm, scale_C, bias_C = _native, scale_C.astype(x_BHWC.dtype), bias_C.astype(x_BHWC.dtype)
     y_GMC, mean_G1C, var_G1C = norm(x_GMC, scale_C, bias_C, low, high, eps)
     mean_C, var_C = (lax.stop_gradient(jnp.mean(moment, (0, 1))) for moment in (mean_G1C, var_G1C))
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
+
+
+def normalized(x_BHWC, scale_C, bias_C, low, high, eps, group):
+    """y_BHWC of `batch_norm_act` in plain JAX, where `group` divides the batch and the bounds are arrays."""
+    x_GMC = x_BHWC.reshape(x_BHWC.shape[0] // group, -1, x_BHWC.shape[3])
+    return _fused(x_GMC, scale_C, bias_C, low, high, eps)[0].reshape(x_BHWC.shape)
 
 
 def affine(
@@ -159,6 +169,12 @@ def _forward(x_GMC, scale_C, bias_C, low, high, eps):
 def _backward(eps, residuals, cotangents):
     x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
     dy_GMC = lax.optimization_barrier(cotangents[0])  # else XLA:CPU computes it anew in each of its three uses
+    gradients = _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps)
+    return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
+
+
+def _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps):
+    """To x, scale and bias."""
 
     def terms(x_GMC, dy_GMC):
         normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
@@ -177,9 +193,24 @@ def _backward(eps, residuals, cotangents):
         dx_GMC.astype(x_GMC.dtype),
         jnp.sum(dscale_G1C, (0, 1)).astype(scale_C.dtype),
         jnp.sum(dbias_G1C, (0, 1)).astype(bias_C.dtype),
-        jnp.zeros_like(low),
-        jnp.zeros_like(high),
     )
 
 
 _fused.defvjp(_forward, _backward)
+
+
+def _native(x_GMC, scale_C, bias_C, low, high, eps):
+    """`_fused`, compiled."""
+
+    def forward(x_GMC, *parameters):
+        G, _, C = x_GMC.shape
+        results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
+        return native.call("norm", results, x_GMC, *parameters, attributes={"eps": np.float64(eps)})
+
+    def backward(operands, moments, dy_GMC):
+        results = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in operands[:3]]
+        arrays, attributes = (*operands, *moments, dy_GMC), {"eps": np.float64(eps)}
+        return native.call("norm_gradient", results, *arrays, attributes=attributes, in_place={len(arrays) - 1: 0})
+
+    run = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
+    return run(x_GMC, scale_C, bias_C, low, high)
