@@ -169,7 +169,7 @@ def assert_native_equals_lax(layer, x, parameters):
 
     with jax.enable_x64(True):
         expected = run("lax", "float64")
-        assert_close(run("native", "float64"), expected, 1e-11)
+        assert_close(run("native", "float64"), expected, 1e-12)
         assert_close(run("native", "float32"), expected, 1e-3)
 
 
@@ -241,7 +241,7 @@ def test_norms_have_second_derivatives(layer):
         got, exact = (
             jax.jit(jax.grad(lambda x, p, way=way: penalty(x, p, way), (0, 1)))(*cast) for way in ("native", "lax")
         )
-        assert_close(got, exact, 1e-11)
+        assert_close(got, exact, 1e-12)
 
 
 def stack(trees):
@@ -271,7 +271,7 @@ def test_a_loop_over_norms_for_several_seeds_equals_single_runs():
         expected = stack([stack(arm) for arm in expected])
         seeds = jax.vmap(lambda x, p, high: train(x, p, high, "native"))
         got = jax.jit(jax.vmap(seeds, (None, 0, 0)), donate_argnums=1)(x, parameters, high)
-        assert_close(got, expected, 1e-10)
+        assert_close(got, expected, 1e-12)
 
 
 @needs_compiler
@@ -310,7 +310,7 @@ def test_a_network_equals_lax(used):
         return results, gradients
 
     with jax.enable_x64(True):
-        assert_close(run("native"), run("lax"), 1e-11)
+        assert_close(run("native"), run("lax"), 1e-12)
 
 
 THREADS = """
