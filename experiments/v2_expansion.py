@@ -31,11 +31,15 @@ WIDTHS = {  # of equal multiply-adds, within 2 %; t = 6 has width 1
 LAST = {("fashion_mnist", 4): 112, ("imagenet", 1): 1200}
 """Channels of the last 1x1 convolution at width 1, where a width alone does not come within 2 %."""
 
-TUNED_LR = {  # by --mode tune, 2 tuning seeds, .1 .3 .9
+TUNED_LR = {  # by --mode tune, 2 tuning seeds: of .1 .3 .9 on digits, of .5 1 1.5 on cifar10_quick
     "digits": {
         **dict.fromkeys(("t=6", "t=1", "t=2", "t=4", "t=8", "t=1,equal_madds"), 0.3),
         **dict.fromkeys(("t=2,equal_madds", "t=4,equal_madds", "t=8,equal_madds"), 0.9),
-    }
+    },
+    "cifar10_quick": {
+        **dict.fromkeys(("t=6", "t=1", "t=4", "t=8", "t=1,equal_madds", "t=4,equal_madds"), 1.0),
+        **{"t=2": 0.5, "t=2,equal_madds": 1.5, "t=8,equal_madds": 0.5},
+    },
 }
 
 
