@@ -464,7 +464,7 @@ def _legend(figure: "Figure", panels: Any, most: int) -> None:
     if len(names) < 2:
         return
     columns = min(most, 4, len(names))
-    while columns > 1 and 40 * columns + 5.5 * sum(map(len, _longest(names, columns))) > 72 * WIDTH:
+    while columns > 1 and 40 * columns + 5.8 * sum(map(len, _longest(names, columns))) > 72 * WIDTH:
         columns -= 1
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * (rows - 1))
@@ -474,8 +474,7 @@ def _legend(figure: "Figure", panels: Any, most: int) -> None:
 
 def _longest(names: Sequence[str], columns: int) -> list[str]:
     """The longest name of each column of a legend."""
-    rows = -(-len(names) // columns)
-    return [max(names[first : first + rows], key=len) for first in range(0, len(names), rows)]
+    return [max(column, key=len) for column in np.array_split(names, columns)]
 
 
 def spiral(panels: Sequence[tuple[str, np.ndarray]]) -> "Figure":
@@ -582,5 +581,5 @@ def threshold_curve(runs: Mapping[str, Sequence[Arrays]], definitions: Mapping[s
         axes.set_title(f"{name.replace('_', ' ')} (%)", loc="left")
     for axes in panels[max(0, len(names) - 2) : len(names)]:
         axes.set_xlabel("threshold")
-    _legend(figure, panels[0], len(runs))
+    _legend(figure, panels, len(runs))
     return figure

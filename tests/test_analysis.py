@@ -308,3 +308,6 @@ def test_pictures_show_arms_threshold_and_the_papers_counts(trained):
     text = figures.svg(figures.threshold_curve(runs, filters.DEFINITIONS))
     assert "dead bottleneck (%)" in text
     assert "small raw (%)" in text
+    first = next(iter(filters.DEFINITIONS))
+    runs["v1"] = [{key: value for key, value in arrays.items() if first not in key} for arrays in runs.pop("relu6")]
+    assert ">v1<" in figures.svg(figures.threshold_curve(runs, filters.DEFINITIONS)), "not in the first panel"
