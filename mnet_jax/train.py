@@ -102,7 +102,7 @@ class Training:
             self.source = sources.chosen(data)
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
+                self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
             self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
