@@ -40,7 +40,8 @@ def gradients(layer, x, k):
     ],
 )
 def test_kernels_equal_lax(monkeypatch, size, kernel, stride, padding):
-    monkeypatch.setattr(pallas, "PROGRAMS", 2)  # so that one makes several turns
+    monkeypatch.setattr(pallas, "PROGRAMS", 2)
+    monkeypatch.setattr(pallas, "SUMS", 16 * 8 * 9)  # so that a program makes several turns
     x, k = normal(0, *size), normal(1, *kernel, size[-1])
     expected = gradients(lambda x, k: depthwise(x, k, stride, padding, "lax"), x, k)
     assert_close(gradients(lambda x, k: kernels(x, k, stride, padding), x, k), expected, 1e-6)
@@ -52,8 +53,8 @@ def test_in_float64_and_bfloat16():
     def run(layer, dtype):
         return gradients(lambda x, k: layer(x, k, 2, ONES), x.astype(dtype), k.astype(dtype))
 
-    def lax(*args):
-        return depthwise(*args, "lax")
+    def lax(x, k, stride, padding):
+        return depthwise(x, k, stride, padding, "lax")
 
     with jax.enable_x64(True):
         exact = run(lax, "float64")
@@ -84,7 +85,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     device = contextlib.nullcontext()
     with contextlib.suppress(ImportError):  # jax 0.11 asks for the GPU's name
-        from jax.experimental.pallas.triton import GpuVersion
+        from jax.experimental.pallas.triton import GpuVersion  # pyrefly: ignore[missing-module-attribute]
         from jax.sharding import AbstractDevice, AbstractMesh
 
         mesh = AbstractMesh((), (), abstract_device=AbstractDevice(GpuVersion.H200.value, None, "gpu"))
