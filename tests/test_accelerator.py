@@ -22,7 +22,7 @@ def test_every_formulation_equals_float64_on_the_cpu():
     found = correct._layers(shapes, 3, jax.devices()[0])
     assert {way for way, _ in found} >= {"lax", "shift"} | ({"pallas"} if jax.default_backend() == "gpu" else set())
     for (way, how), errors in found.items():
-        limit = 1e-2 if how.dtype == "bfloat16" else 1e-5 if how.precision == "highest" else 1e-3
+        limit = 1e-2 if how.dtype == "bfloat16" else 1e-5 if how.precision == "highest" else 2e-3
         assert max(errors.values()) < limit, (way, how, errors)
 
 

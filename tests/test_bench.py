@@ -159,11 +159,11 @@ def small_probes(monkeypatch):
 
 
 def test_depthwise_against_its_bytes(small_probes):
-    """8 + 2 pixels of 16 floats at 1 GB/s; the fastest of a class is that of the geometric mean."""
+    """16 pixels and 4 of 8 x 2 numbers; the fastest of a class is that of the geometric mean."""
     shape, other = ops.Shape(4, 2, 2), ops.Shape(2, 2, 2)
     regime = depthwise.Regime((), "float32", batch=8)
-    assert depthwise._floor(shape, regime, 1e9) == pytest.approx(8 * 2 * (16 + 4) * 4 / 1e9)
-    assert depthwise._floor(shape, regime._replace(dtype="bfloat16"), 1e9) == pytest.approx(8 * 2 * 20 * 2 / 1e9)
+    assert depthwise._bytes(shape, regime) == 8 * 2 * (16 + 4) * 4
+    assert depthwise._bytes(shape, regime._replace(dtype="bfloat16")) == 8 * 2 * (16 + 4) * 2
     seconds = {"lax": (1.0, 9.0), "shift": (2.0, 2.0), "pallas": (1.0, 1.0)}
     times = {
         of: {f"{which}, {way}": Times(seconds=[took[number]]) for way, took in seconds.items() for which in ops.PASSES}
@@ -211,14 +211,19 @@ def test_a_first_step_against_float64():
 
 
 def test_a_trace_is_read_by_instruction():
+    def event(dur, name="a thread", tid=1, **args):
+        return {"ph": "X", "pid": 1, "tid": tid, "name": name, "dur": dur, "args": args}
+
     events = [
-        {"ph": "X", "dur": 20.0, "args": {"hlo_op": "fusion.3"}},
-        {"ph": "X", "dur": 10.0, "args": {"hlo_op": "fusion.3"}},
-        {"ph": "X", "dur": 90.0, "args": {"hlo_op": "while.1"}},
-        {"ph": "X", "dur": 50.0, "args": {"name": "a thread"}},
-        {"ph": "M", "args": {"name": "a process"}},
+        {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "Stream #14(Compute)"}},
+        event(20.0, hlo_op="fusion.3"),
+        event(10.0, "loop_fusion", 2, hlo_op="fusion.3"),
+        event(90.0, hlo_op="while.1"),
+        event(50.0),
+        event(5.0, "sm90_gemm", 2),
     ]
-    assert profile.read({"traceEvents": events}) == {"fusion.3": 30 / profile.STEPS}
+    assert profile.read({"traceEvents": events}) == {"fusion.3": 30 / profile.STEPS, "sm90_gemm": 5 / profile.STEPS}
     assert profile.origin("jit(train)/while/body/transpose(jvp())/dot_general") == "backward dot_general"
     assert profile.origin("jit(train)/while/body/jvp()/add") == "add"
 
@@ -284,12 +289,12 @@ def test_the_door_writes_tables_rounds_and_a_picture(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(door, "PARTS", {"step": door.Part(measured, REGIMES | {"other": REGIMES["tiny"]})})
     door.main(["--part", "step", "--regime", "ti", "--out", str(tmp_path)])
-    assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
-    written = json.loads((tmp_path / "step.json").read_text())
+    assert capsys.readouterr().out == (tmp_path / "step-ti.md").read_text()
+    written = json.loads((tmp_path / "step-ti.json").read_text())
     assert written["times"]["tiny"]["other"] == asdict(times["other"])
     assert list(written["times"]) == ["tiny"]
     assert "jax" in written["versions"]
-    assert "<svg" in (tmp_path / "step.svg").read_text()
+    assert "<svg" in (tmp_path / "step-ti.svg").read_text()
     with pytest.raises(ValueError, match="--regime 7; of step there are: tiny; other"):
         door.main(["--part", "step", "--regime", "7"])
 

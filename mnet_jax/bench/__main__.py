@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--regime", nargs="+", metavar="START", help="only the regimes whose names start so")
     parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with torch, keras")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART.md, PART.json (every round), PART.svg")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART-REGIME.md, .json (every round), .svg")
     parser.add_argument("--data", action="store_true", help="the input pipeline; --data --help shows its flags")
     return parser
 
@@ -96,6 +97,7 @@ def _show(name: str, result: Result, args: argparse.Namespace) -> None:
     print(text, end="", flush=True)
     if args.out is None:
         return
+    name = re.sub(r"[^\w.]+", "-", "-".join((name, *(args.regime or ()))))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{name}.md").write_text(text)
     facts = {"machine": _machine(), "versions": _versions(args.peers_python), "rounds": args.rounds}

@@ -13,12 +13,15 @@ from mnet_jax.bench.ops import PASSES, Shape
 
 
 class Regime(NamedTuple):
-    """The layers of networks at 224, in a type, at a batch size; `working_set` bytes are read before any is again."""
+    """The layers of networks at 224, in a type, at a batch size.
+
+    `working_set` bytes are read and written before any is again: several times what a cache holds.
+    """
 
     networks: Sequence[str]
     dtype: str
     batch: int = 128
-    working_set: int = 1 << 29
+    working_set: int = 1 << 28
 
 
 NETWORKS = ("mobilenet_v1", "mobilenet_v2")
@@ -57,15 +60,16 @@ def measure(settings: Settings, regimes: Mapping[str, Regime] = CPU, of: Sequenc
     for name, regime in regimes.items():
         there = of or shapes(regime.networks)
         sizes = roofline.sizes(regime.dtype, runtime.on_cpu())
-        before = contest.alternate({"copy": roofline.probes(sizes)["copy"]}, settings, "copy")["copy"]
+        copy = {"copy": roofline.probes(sizes)["copy"]}
+        before = contest.alternate(copy, settings, "copy")["copy"].seconds
         times = {shape: _times(shape, regime, settings) for shape in there}
-        after = contest.alternate({"copy": roofline.probes(sizes)["copy"]}, settings, "copy")["copy"]
-        speed = 2 * sizes["bytes"] / min(before.seconds + after.seconds)
-        floors = {shape: _floor(shape, regime, speed) for shape in there}
+        after = contest.alternate(copy, settings, "copy")["copy"].seconds
+        speed = 2 * sizes["bytes"] / min(before + after)
+        floors = {shape: _bytes(shape, regime) / speed for shape in there}
         title = f"{name}, batch {regime.batch}, a copy at {speed / 1e9:,.0f} GB/s"
         tables += [_table(title, which, times, floors) for which in PASSES]
         tables.append(_winners(title, times, floors))
-        raw[name] = {str(shape): contest.raw(times[shape]) for shape in there} | {"copy": contest.raw({"": before})}
+        raw[name] = {str(shape): contest.raw(times[shape]) for shape in there} | {"copy": [*before, *after]}
     return Result(tables, raw)
 
 
@@ -84,7 +88,7 @@ def _programs(shape: Shape, regime: Regime) -> tuple[int, dict[str, Callable[[],
 
     kernel_KKC = jax.random.normal(jax.random.key(0), (3, 3, shape.channels), dtype)
     y_shape = jax.eval_shape(functools.partial(layer, "lax"), jax.ShapeDtypeStruct(x_shape, dtype), kernel_KKC).shape
-    copies = max(1, -(-regime.working_set // (regime.batch * shape.size**2 * shape.channels * dtype.itemsize)))
+    copies = max(1, -(-regime.working_set // _bytes(shape, regime)))
     keys = jax.random.split(jax.random.key(1), copies)
     x_R = [jax.random.normal(key, x_shape, dtype) for key in keys]
     dy_R = [jax.random.normal(key, y_shape, dtype) for key in keys]
@@ -124,10 +128,10 @@ def _times(shape: Shape, regime: Regime, settings: Settings) -> dict[str, Times]
     return times
 
 
-def _floor(shape: Shape, regime: Regime, speed: float) -> float:
-    """Seconds of a pass: an array of the input's size and one of the output's are read or written, once."""
+def _bytes(shape: Shape, regime: Regime) -> int:
+    """What a pass moves at least: an array of the input's size and one of the output's are read or written, once."""
     pixels = shape.size**2 + (-(-shape.size // shape.stride)) ** 2
-    return regime.batch * shape.channels * pixels * (2 if regime.dtype == "bfloat16" else 4) / speed
+    return regime.batch * shape.channels * pixels * (2 if regime.dtype == "bfloat16" else 4)
 
 
 def _table(title: str, which: str, times: Mapping[Shape, Mapping[str, Times]], floors: Mapping[Shape, float]) -> Table:

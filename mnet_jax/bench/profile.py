@@ -67,11 +67,17 @@ def _traced(run: peers.Run) -> Counter[str]:
 
 
 def read(trace: Mapping[str, Any]) -> Counter[str]:
-    """{instruction: microseconds a step} of a trace in Chrome's format: XLA marks what it ran with `hlo_op`."""
+    """{instruction: microseconds a step} of a trace in Chrome's format.
+
+    XLA marks what it ran with `hlo_op`; on a GPU's streams the kernels of a CUDA graph have their own names alone.
+    """
+    events = [event for event in trace["traceEvents"] if "tid" in event]
+    threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
     taken: Counter[str] = Counter()
-    for event in trace["traceEvents"]:
-        op = event.get("args", {}).get("hlo_op", "")
-        if event.get("ph") == "X" and op and _kind(op) not in ("while", "call", "conditional"):  # what holds others
+    for event in events:
+        kernel = event["name"] if threads.get((event["pid"], event["tid"]), "").startswith("Stream") else ""
+        op = event.get("args", {}).get("hlo_op", kernel)
+        if event["ph"] == "X" and op and _kind(op) not in ("while", "call", "conditional"):  # what holds others
             taken[op] += event["dur"] / STEPS
     return taken
 
