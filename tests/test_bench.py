@@ -142,12 +142,12 @@ def test_contenders_in_one_process_take_turns_and_may_fail():
 
     def run(name, calls):
         turns.append(name)
-        if name == "breaks" and len(turns) > 6:
+        if name == "breaks" and len(turns) > 5:
             raise MemoryError("out of memory\nwith a long tail")
 
     runs = {name: functools.partial(run, name) for name in ("works", "breaks")}
     times = contest.alternate(runs, QUICK, "test")
-    assert turns == ["works"] * 2 + ["breaks"] * 2 + ["works", "breaks"] * 2
+    assert turns == ["works"] * 2 + ["breaks"] * 2 + ["works", "breaks", "works"]
     assert times["breaks"].failed == "MemoryError: out of memory"
     assert (times["breaks"].seconds, len(times["works"].seconds)) == ([], 2)
 
@@ -246,10 +246,11 @@ def test_the_parts_of_an_accelerator(small_probes):
 
 
 @pytest.mark.slow
-def test_the_same_bits_again():
+def test_the_same_bits_again(tmp_path):
     """Twice, and stopped and resumed; each run by itself differs by rounding."""
-    again, resumed, single = determinism.measure(QUICK, runs=6, long=30).tables[0].rows
-    assert again[1:] == resumed[1:] == ("6", "6 of 6", "0")
+    command = ("--config", str(write(tmp_path)), "--workers", "1")
+    again, resumed, single = determinism.measure(QUICK, command, runs=4, long=200).tables[0].rows
+    assert again[1:] == resumed[1:] == ("4", "4 of 4", "0")
     assert float(single[3]) < 1e-4
 
 
