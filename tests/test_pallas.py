@@ -117,6 +117,9 @@ def test_pallas_is_for_one_gpu(monkeypatch):
     assert resolved("pallas", x.dtype) == "pallas"
     with jax.set_mesh(jax.make_mesh((8,), ("data",))), pytest.raises(ValueError, match="mesh has 8 devices"):
         resolved("pallas", x.dtype)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="has no Pallas for Triton"):
+        resolved("pallas", x.dtype)
 
 
 def test_auto_is_what_the_table_of_the_gpu_says(monkeypatch):

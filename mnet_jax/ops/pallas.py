@@ -5,6 +5,7 @@ array is read from memory about once: what taps share they find in the cache. Su
 """
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,8 @@ def refused() -> str:
         return f"the platform is {jax.default_backend()}, not gpu"
     if (devices := jax.sharding.get_abstract_mesh().size) > 1:
         return f"the mesh has {devices} devices, and XLA would gather what they hold"
+    if not importlib.util.find_spec("jax.experimental.pallas.triton"):
+        return f"jax {jax.__version__} has no Pallas for Triton, which 0.11 deprecates"
     return ""
 
 
