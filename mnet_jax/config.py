@@ -81,7 +81,7 @@ KNOBS: Mapping[str, Knob] = {
     "model.dropout": Knob(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
     "model.split": Knob(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
     "model.formulation": Knob(
-        "auto", "of convolutions and norms: auto = the platform's fastest", ("auto", "lax", "shift", "native")
+        "auto", "of convolutions and norms: auto = the platform's fastest", ("auto", "lax", "shift", "native", "pallas")
     ),
     "model.dtype": Knob("float32", "of convolutions and feature maps; all else is float32", ("float32", "bfloat16")),
     "model.act_bits": Knob(

@@ -102,7 +102,7 @@ class Training:
             self.source = sources.chosen(data)
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                self.depthwise = depthwise.resolve(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
+                self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
             self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
@@ -316,16 +316,21 @@ TASKS: dict[str, Callable[[Path, Sweep, Job, Callable[[], bool], Clock], None]] 
 
 
 class Metrics:
-    """A run's metrics.jsonl, and the same as TensorBoard events; lines of a killed process after `step` are dropped."""
+    """A run's metrics.jsonl and, where tensorboardX is installed, the same as TensorBoard events.
+
+    Lines of a killed process after `step` are dropped.
+    """
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX import SummaryWriter
-
         self.folder, self.path = folder, folder / "metrics.jsonl"
         self.lines = [line for line in results.read_metrics(folder.parent.parent, folder.name) if line["step"] <= step]
         results.write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self.events = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
+        self.events: Any = None
+        with contextlib.suppress(ImportError):
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
         for line in self.lines:
             self._event(line)
 
@@ -337,11 +342,12 @@ class Metrics:
 
     def _event(self, line: dict[str, float]) -> None:
         for name, value in line.items():
-            if name not in ("epoch", "step"):
+            if self.events and name not in ("epoch", "step"):
                 self.events.add_scalar(name, value, int(line["step"]))
 
     def close(self) -> None:
-        self.events.close()
+        if self.events:
+            self.events.close()
 
 
 def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
@@ -378,12 +384,21 @@ def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> No
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on; `commit` is empty where the code is not a git checkout."""
+    """Of what the numbers depend on; `commit` is empty where the code is not a git checkout, and so is what is not
+    installed but found on the path.
+    """
     root = Path(mnet_jax.__file__).parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = ""
-    packages = {name: importlib.metadata.version(name) for name in ("mnet_jax", "jax", "jaxlib", "flax", "optax")}
-    return packages | {"python": platform.python_version(), "commit": commit}
+    packages = ("mnet_jax", "jax", "jaxlib", "flax", "optax")
+    return {name: _version(name) for name in packages} | {"python": platform.python_version(), "commit": commit}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,15 +1,30 @@
 """Benchmarks at toy size: what is counted and divided, and contenders that fail."""
 
+import functools
 import json
 import sys
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from tiny import OVERRIDES, write
 
 from mnet_jax import cost, figures, results, sweep
 from mnet_jax.bench import __main__ as door
-from mnet_jax.bench import command, contest, inference, ops, peers, roofline, seeds, step
+from mnet_jax.bench import (
+    command,
+    contest,
+    correct,
+    depthwise,
+    determinism,
+    inference,
+    ops,
+    peers,
+    profile,
+    roofline,
+    seeds,
+    step,
+)
 from mnet_jax.bench.contest import Entrant, Settings, Times
 from mnet_jax.bench.step import Regime
 
@@ -87,14 +102,16 @@ def test_the_floor_is_the_one_worked_out_by_hand():
     """224, batch 8 at 390 GFLOP/s and 42 GiB/s: 34.5 ms of products, and 12 passes of 4.7 ms."""
     regime = step.REGIMES["224, batch 8"]
     counted = cost.count(step.settled(regime.task).model, regime.resolution, bytes_per_element=4)
-    machine = roofline.machine(2.0**36 / 195e9, 0.5 / 42, size=4096, copied=2**28)
+    machine = roofline.machine(2.0**36 / 195e9, 0.5 / 42, roofline.sizes("float32", cpu=True))
     assert machine == pytest.approx((195e9, 42 * 2**30))
     twelve, six = (1e3 * roofline.floor(counted, 8, passes, machine) for passes in (12, 6))
     assert twelve == pytest.approx(91, abs=1)
     assert twelve - six == pytest.approx(6 * 4.73, abs=0.1)
 
 
-@pytest.mark.parametrize("regime", [*step.REGIMES.values(), *step.ONE_CORE.values()])
+@pytest.mark.parametrize(
+    "regime", [*step.REGIMES.values(), *step.ONE_CORE.values(), step.GPU["224, float32, batch 256"]]
+)
 def test_peers_have_the_same_network(regime):
     ours = cost.count(step.settled(regime.task).model, regime.resolution)
     theirs = cost.count(
@@ -154,6 +171,123 @@ def test_time_by_type_of_layer():
     assert sum(float(row[-1].rstrip("%")) for row in table.rows[1:]) == pytest.approx(100, abs=0.3)
 
 
+def test_contenders_in_one_process_take_turns_and_may_fail():
+    turns = []
+
+    def run(name, calls):
+        turns.append(name)
+        if name == "breaks" and len(turns) > 5:
+            raise MemoryError("out of memory\nwith a long tail")
+
+    runs = {name: functools.partial(run, name) for name in ("works", "breaks")}
+    times = contest.alternate(runs, QUICK, "test")
+    assert turns == ["works"] * 2 + ["breaks"] * 2 + ["works", "breaks", "works"]
+    assert times["breaks"].failed == "MemoryError: out of memory"
+    assert (times["breaks"].seconds, len(times["works"].seconds)) == ([], 2)
+
+
+@pytest.fixture
+def small_probes(monkeypatch):
+    monkeypatch.setattr(roofline, "GEMM_SIZE", 8)
+    monkeypatch.setattr(roofline, "COPY_BYTES", 1 << 12)
+
+
+def test_depthwise_against_its_bytes(small_probes):
+    """16 pixels and 4 of 8 x 2 numbers; the fastest of a class is that of the geometric mean."""
+    shape, other = ops.Shape(4, 2, 2), ops.Shape(2, 2, 2)
+    regime = depthwise.Regime((), "float32", batch=8)
+    assert depthwise._bytes(shape, regime) == 8 * 2 * (16 + 4) * 4
+    assert depthwise._bytes(shape, regime._replace(dtype="bfloat16")) == 8 * 2 * (16 + 4) * 2
+    seconds = {"lax": (1.0, 9.0), "shift": (2.0, 2.0), "pallas": (1.0, 1.0)}
+    times = {
+        of: {f"{which}, {way}": Times(seconds=[took[number]]) for way, took in seconds.items() for which in ops.PASSES}
+        for number, of in enumerate((shape, other))
+    }
+    times[other]["forward, pallas"] = Times(failed="refused")
+    rows = depthwise._winners("", times, {shape: 1.0, other: 0.5}).rows
+    small = {row[1]: row[2:] for row in rows if row[0] == "small, stride 2"}
+    assert small["forward"] == ("4.24", "2.83", "", "shift")
+    assert small["gradient to input"] == ("4.24", "2.83", "1.41", "pallas")
+    assert small["all three"] == ("4.24", "2.83", "", "shift")
+    assert {row[-1] for row in rows if row[0] != "small, stride 2"} == {""}
+    result = depthwise.measure(
+        QUICK, {"tiny": depthwise.Regime((), "float32", 2, working_set=1000)}, [ops.Shape(5, 3, 2)]
+    )
+    forward = dict(zip(result.tables[0].header, result.tables[0].rows[0], strict=True))
+    assert {"lax (us)", "shift (us)"} <= forward.keys()
+    assert len(result.raw["tiny"]["5x5x3, stride 2"]["gradient to kernel, lax"]["seconds"]) == QUICK.rounds
+
+
+def test_layers_of_both_networks_from_large_to_small():
+    found = depthwise.shapes(depthwise.NETWORKS)
+    assert set(found) > set(ops.shapes())
+    assert (found[0], found[-1]) == (ops.Shape(112, 32, 1), ops.Shape(7, 1024, 1))
+    assert len(found) == len(set(found)) == 18
+
+
+def test_relative_errors():
+    one, two = {"a": np.float32(3.0), "b": np.ones(4)}, {"a": np.float32(3.0), "b": np.zeros(4)}
+    assert correct.relative(two, one) == pytest.approx(2 / 13**0.5)
+    assert np.isnan(correct.relative({"a": np.nan, "b": np.ones(4)}, one))
+
+
+def test_a_first_step_against_float64():
+    """The errors are of the arithmetic's size, so the two programs had the same weights and images."""
+    result = correct.measure(QUICK, REGIMES, batch=2, of=[ops.Shape(5, 3, 2)])
+    layers, steps = result.raw["depthwise"], result.raw["tiny"]
+    for way in ("lax", "shift"):
+        assert 0 < max(layers[f"{way}, float32, highest precision"].values()) < 1e-6
+        assert 1e-4 < max(layers[f"{way}, bfloat16"].values()) < 1e-2
+        assert 0 < max(steps[f"cpu, {way}, float32, highest precision"].values()) < 1e-5
+        assert 1e-3 < steps[f"cpu, {way}, bfloat16"]["statistics"] < 1e-1
+    verdicts = {row[2]: row[-1] for row in result.tables[1].rows}
+    assert verdicts == {"float32, highest precision": "yes", "float32, default precision": "", "bfloat16": ""}
+
+
+def test_a_trace_is_read_by_instruction():
+    def event(dur, name="a thread", tid=1, **args):
+        return {"ph": "X", "pid": 1, "tid": tid, "name": name, "dur": dur, "args": args}
+
+    events = [
+        {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "Stream #14(Compute)"}},
+        event(20.0, hlo_op="fusion.3"),
+        event(10.0, "loop_fusion", 2, hlo_op="fusion.3"),
+        event(90.0, hlo_op="while.1"),
+        event(50.0),
+        event(5.0, "sm90_gemm", 2),
+    ]
+    assert profile.read({"traceEvents": events}) == {"fusion.3": 30 / profile.STEPS, "sm90_gemm": 5 / profile.STEPS}
+    assert profile.origin("jit(train)/while/body/transpose(jvp())/dot_general") == "backward dot_general"
+    assert profile.origin("jit(train)/while/body/jvp()/add") == "add"
+
+
+@pytest.mark.slow
+def test_the_parts_of_an_accelerator(small_probes):
+    """What a GPU is measured by, on a CPU."""
+    several = seeds.measure_gpu(QUICK, REGIMES)
+    assert [row[0] for row in several.tables[0].rows] == ["1", "4", "16", "64"]
+    assert all(float(row[4]) > 0 for row in several.tables[0].rows)
+    table, by_operation, by_instruction = profile.measure(QUICK, REGIMES).tables
+    assert float(table.rows[0][0]) > 0
+    assert any("dot_general" in row[0] for row in by_operation.rows)
+    assert len(by_instruction.rows[0]) == len(by_instruction.header)
+    steps, infer = step.measure_gpu(QUICK, REGIMES), inference.measure_gpu(QUICK, REGIMES)
+    for result in (steps, infer):
+        assert {"mnet_jax", "mnet_jax, shift"} <= result.bars["tiny"].keys()
+        assert result.raw["tiny"]["mnet_jax, pallas"]["failed"].startswith("ValueError: formulation='pallas' cannot")
+    assert "timm" in infer.raw["tiny"]["timm.graphs"]["failed"]
+
+
+@pytest.mark.slow
+def test_the_same_bits_again(tmp_path):
+    """Twice, and stopped and resumed; each run by itself differs by rounding."""
+    command = ("--config", str(write(tmp_path)), "--workers", "1")
+    again, resumed, single = determinism.measure(QUICK, command, runs=4, long=200).tables[0].rows
+    assert again[1:] == resumed[1:] == ("4", "4 of 4", "0")
+    assert float(single[3]) < 1e-4
+
+
 @pytest.mark.slow
 def test_every_part():
     steps = step.measure(QUICK, REGIMES)
@@ -166,8 +300,9 @@ def test_every_part():
     kernels = ops.measure(QUICK, batch=2, of=[ops.Shape(4, 3, 1), ops.Shape(5, 3, 2)])
     assert [len(table.rows) for table in kernels.tables] == [2, 2, 2]
     assert all(float(row[1]) > 0 for table in kernels.tables for row in table.rows)
-    several = seeds.measure(QUICK, REGIMES, runs=(2,))
-    assert float(several.tables[0].rows[0][3]) > 0
+    several = seeds.measure(QUICK, REGIMES, runs=(1, 2))
+    assert all(float(row[4]) > 0 for row in several.tables[0].rows)
+    assert float(several.tables[0].rows[1][2]) > 0
     assert len(several.raw["tiny"]["2 at once"]["seconds"]) == seeds.ROUNDS
 
 
@@ -189,12 +324,12 @@ def test_the_door_writes_tables_rounds_and_a_picture(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(door, "PARTS", {"step": door.Part(measured, REGIMES | {"other": REGIMES["tiny"]})})
     door.main(["--part", "step", "--regime", "ti", "--out", str(tmp_path)])
-    assert capsys.readouterr().out == (tmp_path / "step.md").read_text()
-    written = json.loads((tmp_path / "step.json").read_text())
+    assert capsys.readouterr().out == (tmp_path / "step-ti.md").read_text()
+    written = json.loads((tmp_path / "step-ti.json").read_text())
     assert written["times"]["tiny"]["other"] == asdict(times["other"])
     assert list(written["times"]) == ["tiny"]
     assert "jax" in written["versions"]
-    assert "<svg" in (tmp_path / "step.svg").read_text()
+    assert "<svg" in (tmp_path / "step-ti.svg").read_text()
     with pytest.raises(ValueError, match="--regime 7; of step there are: tiny; other"):
         door.main(["--part", "step", "--regime", "7"])
 

@@ -54,6 +54,38 @@ def test_one_command_goes_from_a_file_to_a_verdict(swept):
     assert not (workdir / "logs" / "worker-1.log").read_text().count("Traceback")
 
 
+WITHOUT = """
+import importlib.abc, runpy, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("array_record", "grain", "tensorboardX", "tensorflow", "tensorflow_datasets"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+runpy.run_module("mnet_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_images_in_memory_need_no_data_packages_and_seeds_and_arms_share_a_program(swept, tmp_path):
+    """All runs in one job, without what streams images or draws curves: the rows are those of single runs."""
+    folder, _ = swept
+    more = ["--config", str(folder / "tiny.py"), "--workers", "1", "--config.runs_per_job=4"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *more], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    workdirs = [path / "runs" / "tiny-digits" for path in (tmp_path, folder)]
+    assert [len(results.read_sweep(workdir).jobs) for workdir in workdirs] == [1, 4]
+    assert not list(workdirs[0].rglob("tensorboard"))
+    together, alone = (
+        [row["metrics"] for row in results.read_rows(workdir, results.read_sweep(folder / "runs/tiny-digits").runs)]
+        for workdir in workdirs
+    )
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
 def test_the_same_command_again_trains_nothing(swept):
     folder, _ = swept
     workdir = folder / "runs" / "tiny-digits"

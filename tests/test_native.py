@@ -16,7 +16,7 @@ from jax import lax
 
 from mnet_jax import config, models
 from mnet_jax.ops import native
-from mnet_jax.ops.depthwise import depthwise, resolve
+from mnet_jax.ops.depthwise import depthwise, resolved
 from mnet_jax.ops.filter import Affine, norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
 
@@ -378,7 +378,7 @@ def test_without_a_compiler_auto_is_shift(without_compiler, caplog):
     x, k = normal(0, 1, 4, 4, 2), normal(1, 3, 3, 2)
     with caplog.at_level(logging.WARNING):
         y = depthwise(x, k, 1, ONES, "auto")
-        assert resolve("auto", x.dtype) == "shift"
+        assert resolved("auto", x.dtype) == "shift"
     np.testing.assert_array_equal(y, depthwise(x, k, 1, ONES, "shift"))
     (record,) = [record for record in caplog.records if "compile" in record.message]
     assert "looked for c++, g++, clang++" in record.message
@@ -392,20 +392,20 @@ def test_a_compiler_that_fails_is_quoted(without_compiler, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", f"{broken} -m64")
     assert native.unavailable().endswith("broken failed on native.cc: no such option")
-    assert resolve("auto", jnp.dtype("float32")) == "shift"
+    assert resolved("auto", jnp.dtype("float32")) == "shift"
 
 
 @needs_compiler
 def test_auto_is_native_on_one_cpu_device_only(monkeypatch):
     single = jnp.dtype("float32")
-    assert resolve("auto", single) == resolve("native", single) == "native"
-    assert (resolve("lax", single), resolve("shift", single)) == ("lax", "shift")
-    assert resolve("auto", jnp.dtype("bfloat16")) == resolve("native", jnp.dtype("bfloat16")) == "shift"
+    assert resolved("auto", single) == resolved("native", single) == "native"
+    assert (resolved("lax", single), resolved("shift", single)) == ("lax", "shift")
+    assert resolved("auto", jnp.dtype("bfloat16")) == resolved("native", jnp.dtype("bfloat16")) == "shift"
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        assert resolve("auto", single) == "shift"
+        assert resolved("auto", single) == "shift"
         with pytest.raises(ValueError, match="mesh has 8 devices"):
-            resolve("native", single)
+            resolved("native", single)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert resolve("auto", single) == "lax"
+    assert resolved("auto", single) == "lax"
     with pytest.raises(ValueError, match="platform is gpu, not cpu"):
-        resolve("native", single)
+        resolved("native", single)

@@ -451,7 +451,7 @@ def every_op(way):
     return run, kernels
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("native", "pallas")])  # refused on a mesh
 def test_a_sharded_batch_stays_where_it_is(monkeypatch, way):
     """Eight data shards exchange gradients and statistics, and nothing else."""
     monkeypatch.setattr("mnet_jax.ops.depthwise.ACCUMULATOR_BYTES", 0)  # one image at a time, were it not sharded

@@ -2,35 +2,51 @@
 
 import argparse
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnet_jax import workers
-from mnet_jax.bench import command, data, inference, ops, seeds, step
+from mnet_jax import runtime, workers
+from mnet_jax.bench import command, correct, data, depthwise, determinism, inference, ops, profile, seeds, step
 from mnet_jax.bench.contest import Result, Settings
-from mnet_jax.bench.step import Regime
 
 
 class Part(NamedTuple):
     """`measure` takes the settings and, where the part has them, those of its `regimes` that are wanted."""
 
     measure: Callable[..., Result]
-    regimes: Mapping[str, Regime] = {}
+    regimes: Mapping[str, Any] = {}
 
 
-PARTS: Mapping[str, Part] = {
+ANYWHERE = {
+    "correct": Part(correct.measure, correct.REGIMES),
+    "determinism": Part(determinism.measure),
+}
+CPU = ANYWHERE | {
     "step": Part(step.measure, step.REGIMES),
     "small": Part(step.measure_one_core, step.ONE_CORE),
     "inference": Part(inference.measure, inference.REGIMES),
     "ops": Part(ops.measure),
+    "depthwise": Part(depthwise.measure, depthwise.CPU),
     "seeds": Part(seeds.measure, seeds.REGIMES),
+    "profile": Part(profile.measure, step.REGIMES),
     "main": Part(command.measure),
 }
-PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch")
+GPU = ANYWHERE | {
+    "depthwise": Part(depthwise.measure, depthwise.GPU),
+    "step": Part(step.measure_gpu, step.GPU),
+    "profile": Part(profile.measure, step.GPU),
+    "inference": Part(inference.measure_gpu, inference.GPU),
+    "seeds": Part(seeds.measure_gpu, seeds.GPU),
+}
+PARTS = CPU if runtime.on_cpu() else GPU
+PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch", "timm", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data.main([word for word in words if word != "--data"])
         return
     args = _parser().parse_args(words)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with the contenders' processes
+    if runtime.wanted(runtime.KEEP_MEMORY) and runtime.on_cpu():
+        runtime.keep_memory()
     settings = Settings(rounds=args.rounds, peers_python=args.peers_python)
     if args.name:
         fields = {} if args.width is None else {"width": args.width}
@@ -82,11 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=float, help="of NAME: width multiplier")
     parser.add_argument("--config", metavar="FILE[:SCALE]", help="latency of an experiment's arms, side by side")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="of that experiment: its report shows the latency")
-    parser.add_argument("--part", nargs="+", choices=tuple(PARTS), help="default: all, which takes most of an hour")
+    parser.add_argument(
+        "--part",
+        nargs="+",
+        choices=tuple(PARTS),
+        help="default: all, which takes most of an hour (launch/README.md: on a GPU)",
+    )
     parser.add_argument("--regime", nargs="+", metavar="START", help="only the regimes whose names start so")
     parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with torch, keras")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART.md, PART.json (every round), PART.svg")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART-REGIME.md, .json (every round), .svg")
     parser.add_argument("--data", action="store_true", help="the input pipeline; --data --help shows its flags")
     return parser
 
@@ -96,9 +120,11 @@ def _show(name: str, result: Result, args: argparse.Namespace) -> None:
     print(text, end="", flush=True)
     if args.out is None:
         return
+    name = re.sub(r"[^\w.]+", "-", "-".join((name, *(args.regime or ()))))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{name}.md").write_text(text)
     facts = {"machine": _machine(), "versions": _versions(args.peers_python), "rounds": args.rounds}
+    facts["date"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     (args.out / f"{name}.json").write_text(json.dumps(facts | {"times": result.raw}, indent=1))
     if result.bars:
         from mnet_jax import figures
@@ -114,7 +140,17 @@ def _machine() -> dict[str, Any]:
         "cpu": (names or [platform.processor()])[0],
         "cores": len(workers.cores()),
         "python": platform.python_version(),
+        "gpu": _gpu(),
     }
+
+
+def _gpu() -> str:
+    """Name, driver and memory of NVIDIA's cards, or ""."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _versions(python: str) -> dict[str, str]:

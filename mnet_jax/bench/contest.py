@@ -1,4 +1,6 @@
-"""Contenders against one another: each a process that stays, timed in rounds A B C A B C, so that all see one machine.
+"""Contenders against one another, timed in rounds A B C A B C, so that all see one machine.
+
+Libraries are each a process that stays (`contest`); what differs within this project shares one (`alternate`).
 
 A contender that is not installed, fails, or takes too long gets a row that says so, and the others go on.
 """
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,6 +136,36 @@ def contest(
     return times
 
 
+def alternate(runs: Mapping[str, Callable[[int], None]], settings: Settings, title: str) -> dict[str, Times]:
+    """As `contest`, in this process; run(calls) returns when all that it started is finished, and may raise."""
+    times = {name: Times() for name in runs}
+    calls: dict[str, int] = {}
+
+    def turn(name: str, count: int) -> float:
+        begin = time.perf_counter()
+        try:
+            runs[name](count)
+        except Exception as error:  # XLA has no common type; out of memory is one
+            times[name].failed = f"{type(error).__name__}: {error}".partition("\n")[0]
+            say(f"{title}: {name}: {times[name].failed}")
+            calls.pop(name, None)
+        return time.perf_counter() - begin
+
+    for name in runs:
+        calls[name] = 1
+        times[name].first = turn(name, 1)
+        if name in calls:
+            calls[name] = max(1, round(settings.turn / max(turn(name, 1), 1e-9)))
+    for _ in range(settings.rounds):
+        for name in list(calls):
+            seconds = turn(name, calls[name])
+            if name in calls:
+                times[name].seconds.append(seconds / calls[name])
+    for entry in times.values():
+        entry.seconds = [] if entry.failed else entry.seconds
+    return times
+
+
 def say(line: str) -> None:
     """Progress, apart from the tables."""
     print(line, file=sys.stderr, flush=True)
@@ -148,6 +180,7 @@ class Process:
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "MNET_JAX_KEEP_MEMORY": str(int(entrant.keep_memory)),
             "KERAS_BACKEND": "jax",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # else the first on a GPU takes its memory from the others
             # Empty at first, so that a start is a first one; shared by those that differ in the allocator only.
             "JAX_COMPILATION_CACHE_DIR": str(Path(scratch, "jax")),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mnet_jax import config, stats, sweep, workers
 from mnet_jax.bench import contest, step
 from mnet_jax.bench.contest import Entrant, Result, Settings, Table
-from mnet_jax.bench.step import SMALL_IMAGES, V2, Regime
+from mnet_jax.bench.step import BFLOAT16, SMALL_IMAGES, V2, Regime
 
 if TYPE_CHECKING:
     from mnet_jax.cost import Cost, Layer
@@ -21,13 +21,29 @@ REGIMES = {
 }
 
 
+GPU = {f"224, bfloat16, batch {batch}": Regime(V2 | BFLOAT16, 224, batch) for batch in (1, 32, 256)}
+
+
 def measure(settings: Settings, regimes: Mapping[str, Regime] = REGIMES) -> Result:
     """All contenders; each call is waited for. Weights are constants of the JAX programs, but where a row says so."""
+
+    def entrants(regime: Regime) -> dict[str, Entrant]:
+        arguments = {f"{step.OURS}, weights as arguments": Entrant("infer mnet_jax arguments", regime.task, "infer")}
+        return step.entrants(("keras", "torch", "torch.compile"), work="infer")(regime) | arguments
+
+    return _measure(settings, regimes, entrants)
+
+
+def measure_gpu(settings: Settings, regimes: Mapping[str, Regime] = GPU) -> Result:
+    """The formulations, and PyTorch and timm with CUDA graphs, which leave little of the time between kernels."""
+    peers = ("torch", "torch.compile", "torch.graphs", "timm.graphs")
+    return _measure(settings, regimes, step.gpu_entrants("infer", peers))
+
+
+def _measure(settings: Settings, regimes: Mapping[str, Regime], entrants: step.Entrants) -> Result:
     tables, raw, bars = [], {}, {}
     for name, regime in regimes.items():
-        entrants = step.entrants(regime, ("keras", "torch", "torch.compile"), nnx=True, work="infer")
-        entrants[f"{step.OURS}, weights as arguments"] = Entrant("infer mnet_jax arguments", regime.task, "infer")
-        times = contest.contest(entrants, settings, f"inference, {name}")
+        times = contest.contest(entrants(regime), settings, f"inference, {name}")
         table, bars[name] = contest.compare(f"Inference at {name}", times, regime.batch)
         tables.append(table)
         raw[name] = contest.raw(times)

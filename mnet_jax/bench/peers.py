@@ -32,8 +32,16 @@ def images(task: Mapping[str, Any], batch: int) -> tuple[Any, Any]:
 # This project.
 
 
-def train_ours(task: Mapping[str, Any]) -> dict[str, Run]:
-    """The project's own program of `runs` runs on uint8 images that lie on the device; a call is a step of all runs."""
+class Trained(NamedTuple):
+    """A compiled program: `run`, a call of which is a step of all its runs, the bytes that it needs, and its HLO."""
+
+    run: Run
+    memory: int
+    hlo: str
+
+
+def trained(task: Mapping[str, Any]) -> Trained:
+    """The project's own program of `runs` runs on uint8 images that lie on the device."""
     import jax
     import numpy as np
 
@@ -47,19 +55,29 @@ def train_ours(task: Mapping[str, Any]) -> dict[str, Run]:
     order_STB = np.tile(np.arange(batch, dtype=np.int32), (runs, STEPS, 1))
     knobs_S = config.Knobs(*(np.full(runs, value, np.float32) for value in config.knobs(cfg)))
     knobs_S = jax.tree.map(lambda array: sharding.put(mesh, sharding.RUNS, array), knobs_S)
-    data = [sharding.put(mesh, sharding.EVERYWHERE, array) for array in (x_BHWC, labels_B)]
-    order_STB = sharding.put(mesh, sharding.BATCHES, order_STB)
-    state = program.init(sharding.put(mesh, sharding.RUNS, np.arange(runs, dtype=np.int32)))
+    data = tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (x_BHWC, labels_B))
+    own = (sharding.put(mesh, sharding.BATCHES, order_STB),)
+    seeds_S = sharding.put(mesh, sharding.RUNS, np.arange(runs, dtype=np.int32))
+    abstract = jax.eval_shape(program.init, seeds_S)
+    compiled = program.train.lower(abstract, knobs_S, data, own, np.int32(0), np.int32(0)).compile()
+    state: Any = None
 
     def run(calls: int) -> None:
         nonlocal state
+        state = program.init(seeds_S) if state is None else state
         while calls:
             count = min(calls, STEPS)
-            state, _ = program.train(state, knobs_S, data, (order_STB,), np.int32(0), np.int32(count))
+            state, _ = compiled(state, knobs_S, data, own, np.int32(0), np.int32(count))
             calls -= count
         jax.block_until_ready(state)
 
-    return {"train": run}
+    held = compiled.memory_analysis()
+    memory = held.argument_size_in_bytes + held.temp_size_in_bytes + held.output_size_in_bytes
+    return Trained(run, memory - held.alias_size_in_bytes, compiled.as_text())
+
+
+def train_ours(task: Mapping[str, Any]) -> dict[str, Run]:
+    return {"train": trained(task).run}
 
 
 STEPS = 50
@@ -316,8 +334,8 @@ def infer_keras(task: Mapping[str, Any]) -> dict[str, Run]:
 # PyTorch, channels last.
 
 
-def _torch(task: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """(model, images, labels) on its device."""
+def _torch(task: Mapping[str, Any], ready_made: bool = False) -> tuple[Any, Any, Any]:
+    """(model, images, labels) on its device; `ready_made` is timm's model, of V2 1.0 alone."""
     import torch
     from torch import nn
 
@@ -346,11 +364,33 @@ def _torch(task: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     ]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(net.last, net.num_classes)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = nn.Sequential(*blocks, *head).to(device, memory_format=torch.channels_last)
+    model = _timm(net) if ready_made else nn.Sequential(*blocks, *head)
+    model = model.to(device, memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True
     x_BHWC, labels_B = images(task, task["batch"])
     x_BCHW = torch.from_numpy(x_BHWC).permute(0, 3, 1, 2)  # lies in memory as channels last
     assert x_BCHW.is_contiguous(memory_format=torch.channels_last)
     return model, x_BCHW.to(device), torch.from_numpy(labels_B).long().to(device)
+
+
+def _timm(net: Any) -> Any:
+    import timm
+
+    model = timm.create_model("mobilenetv2_100", num_classes=net.num_classes)
+    ours = sum(
+        layer.outputs * (layer.size**2 * layer.inputs // layer.groups + 2) for b, _ in layers(net) for layer in b
+    )
+    if sum(p.numel() for p in model.parameters()) != ours + (net.last + 1) * net.num_classes:
+        raise ValueError("timm has no such network: allowed is mobilenet_v2 of width 1")
+    return model
+
+
+def _autocast(task: Mapping[str, Any]) -> Any:
+    """In which a model computes in bfloat16 where the task says so."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16, enabled=task["model"].get("dtype") == "bfloat16")
 
 
 def _finished() -> None:
@@ -360,32 +400,35 @@ def _finished() -> None:
         torch.cuda.synchronize()
 
 
-def train_torch(task: Mapping[str, Any], compiled: bool = False) -> dict[str, Run]:
+def train_torch(task: Mapping[str, Any], compiled: bool = False, ready_made: bool = False) -> dict[str, Run]:
     import torch
 
-    model, x_BCHW, labels_B = _torch(task)
+    model, x_BCHW, labels_B = _torch(task, ready_made)
     rule = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     forward = torch.compile(model) if compiled else model
 
     def run(calls: int) -> None:
         for _ in range(calls):
             rule.zero_grad()
-            torch.nn.functional.cross_entropy(forward(x_BCHW), labels_B).backward()
+            with _autocast(task):
+                loss = torch.nn.functional.cross_entropy(forward(x_BCHW), labels_B)
+            loss.backward()
             rule.step()
         _finished()
 
     return {"train": run}
 
 
-def infer_torch(task: Mapping[str, Any], compiled: bool = False) -> dict[str, Run]:
+def infer_torch(task: Mapping[str, Any], compiled: str = "", ready_made: bool = False) -> dict[str, Run]:
+    """`compiled` is a mode of `torch.compile`; "" is eager."""
     import torch
 
-    model, x_BCHW, _ = _torch(task)
+    model, x_BCHW, _ = _torch(task, ready_made)
     model.eval()
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model, mode=compiled) if compiled else model
 
     def run(calls: int) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), _autocast(task):
             for _ in range(calls):
                 forward(x_BCHW)
                 _finished()
@@ -399,13 +442,18 @@ WORKS: Mapping[str, Work] = {
     "train keras": train_keras,
     "train torch": train_torch,
     "train torch.compile": lambda task: train_torch(task, compiled=True),
+    "train timm": lambda task: train_torch(task, ready_made=True),
+    "train timm.compile": lambda task: train_torch(task, compiled=True, ready_made=True),
     "infer mnet_jax": infer_ours,
     "infer mnet_jax arguments": lambda task: infer_ours(task, constant=False),
     "layers mnet_jax": layers_ours,
     "infer nnx": infer_nnx,
     "infer keras": infer_keras,
     "infer torch": infer_torch,
-    "infer torch.compile": lambda task: infer_torch(task, compiled=True),
+    "infer torch.compile": lambda task: infer_torch(task, "default"),
+    "infer torch.graphs": lambda task: infer_torch(task, "reduce-overhead"),
+    "infer timm": lambda task: infer_torch(task, ready_made=True),
+    "infer timm.graphs": lambda task: infer_torch(task, "reduce-overhead", ready_made=True),
     "ops jax": ops.jax_runs,
     "ops torch": ops.torch_runs,
     "probes": roofline.probes,

@@ -6,11 +6,12 @@ at the speed of a copy, not overlapped. 12 passes: nothing wasted, normalization
 Small layers stay in caches, which are faster than memory: the floor is a yardstick, not a law.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 PASSES = (12, 6)
 GEMM_SIZE, COPY_BYTES = 4096, 256 << 20
+GPU_GEMM_SIZE, GPU_COPY_BYTES = 8192, 2 << 30
 
 
 class Machine(NamedTuple):
@@ -20,33 +21,42 @@ class Machine(NamedTuple):
     bytes: float
 
 
-def probes(task: Any) -> dict[str, Callable[[int], None]]:
-    """{"gemm": a float32 product of two squares, "copy": reads and writes an array that no cache holds}."""
+def sizes(dtype: str, cpu: bool) -> dict[str, Any]:
+    """The task of the probes: {"size", "bytes", "dtype"}."""
+    size, copied = (GEMM_SIZE, COPY_BYTES) if cpu else (GPU_GEMM_SIZE, GPU_COPY_BYTES)
+    return {"size": size, "bytes": copied, "dtype": dtype}
+
+
+def probes(task: Mapping[str, Any]) -> dict[str, Callable[[int], None]]:
+    """{"gemm": a product of two squares of random numbers, "copy": reads and writes an array that no cache holds}."""
     import jax
     import jax.numpy as jnp
 
-    a = jax.random.normal(jax.random.key(0), (task["size"], task["size"]), jnp.float32)
-    long = jnp.ones(task["bytes"] // 4, jnp.float32)
-    product, plus = jax.jit(jnp.dot), jax.jit(lambda x: x + 1)
+    a = jax.random.normal(jax.random.key(0), (task["size"], task["size"]), jnp.dtype(task["dtype"]))
+    long = jnp.ones(task["bytes"] // a.dtype.itemsize, a.dtype)
+    return {"gemm": repeated(jax.jit(jnp.dot), a, a), "copy": repeated(jax.jit(lambda x: x + 1), long)}
 
-    def gemm(calls: int) -> None:
+
+def repeated(function: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
+    """Calls that queue up behind one another, the last of which is waited for."""
+    import jax
+
+    def run(calls: int) -> None:
+        result: Any = None
         for _ in range(calls):
-            product(a, a).block_until_ready()
+            result = function(*arguments)
+        jax.block_until_ready(result)
 
-    def copy(calls: int) -> None:
-        for _ in range(calls):
-            plus(long).block_until_ready()
-
-    return {"gemm": gemm, "copy": copy}
+    return run
 
 
-def machine(gemm_seconds: float, copy_seconds: float, size: int = GEMM_SIZE, copied: int = COPY_BYTES) -> Machine:
-    """From the best times of the probes."""
-    return Machine(madds=size**3 / gemm_seconds, bytes=2 * copied / copy_seconds)
+def machine(gemm_seconds: float, copy_seconds: float, task: Mapping[str, Any]) -> Machine:
+    """From the best times of the probes of a task."""
+    return Machine(madds=task["size"] ** 3 / gemm_seconds, bytes=2 * task["bytes"] / copy_seconds)
 
 
 def floor(counted: Any, batch: int, passes: int, machine: Machine) -> float:
-    """Seconds of a step on `batch` images, of a network counted at 4 bytes an element."""
+    """Seconds of a step on `batch` images, of a network counted at the bytes of an element."""
     from mnet_jax.cost.counting import CONVOLUTIONS
 
     madds = sum(layer.madds for layer in counted.layers if layer.type != "depthwise conv")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 ACCUMULATOR_BYTES = 8 << 10  # of one sum in a loop over the batch: the few that it carries stay in a core's first cache
 UNROLL = 2  # turns of such a loop that XLA fuses into one
 
-FORMULATIONS = ("auto", "lax", "shift", "native")
+FORMULATIONS = ("auto", "lax", "shift", "native", "pallas")
 
 
 def choose(formulation: str, accelerator: str = "lax") -> str:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, whole_on_cpu
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, pallas, whole_on_cpu
+from mnet_jax.ops.contraction import Geometry
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
 
@@ -57,12 +58,40 @@ def window(x_BHWC: jax.Array, corner: tuple[int, int], size: tuple[int, int], st
     return lax.slice(x_BHWC, (0, i, j, 0), end, (1, stride, stride, 1))
 
 
-def resolve(formulation: str, dtype: jnp.dtype) -> str:
-    """What `depthwise` takes here: on a CPU "auto" is "native" where that can be had, else "shift"; elsewhere "lax"."""
-    way = choose(formulation)
+GPU = {
+    "large, stride 1": "lax",
+    "large, stride 2": "lax",
+    "small, stride 1": "lax",
+    "small, stride 2": "lax",
+}
+"""What "auto" is on a GPU, by `shape_class`; `python -m mnet_jax.bench --part depthwise` finds it."""
+
+
+def shape_class(height: int, stride: int) -> str:
+    """Of a layer with inputs of so many rows."""
+    return f"{'large' if height >= 28 else 'small'}, stride {min(stride, 2)}"
+
+
+def resolve(formulation: str, dtype: jnp.dtype, of: str) -> str:
+    """What `depthwise` takes here for shapes of a class.
+
+    On a CPU "auto" is "native" where that can be had, else "shift"; on a GPU as the table says, and "lax" for "pallas"
+    that cannot be had; elsewhere "lax". "pallas" that is asked for and cannot be had is a ValueError, as "native" is.
+    """
+    gpu = formulation == "auto" and jax.default_backend() == "gpu"
+    way = GPU[of] if gpu else choose(formulation)
+    if way == "pallas" and (reason := pallas.refused()):
+        if not gpu:
+            raise ValueError(f"formulation='pallas' cannot be had: {reason}; allowed are auto, lax, shift")
+        way = "lax"
     if native.serves(formulation, dtype):
         return "native"
     return "shift" if way == "native" else way
+
+
+def resolved(formulation: str, dtype: jnp.dtype) -> str:
+    """All that `resolve` says, of shapes of every class."""
+    return ", ".join(dict.fromkeys(resolve(formulation, dtype, of) for of in GPU))
 
 
 def depthwise(
@@ -73,18 +102,19 @@ def depthwise(
     The kernel's elements meet pixels `dilation` apart (Chen et al. 2017, equation 1).
 
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
-    gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types or with dilation;
-    "auto" is as `resolve` says. Channels that differ, a kernel larger than the padded input, or "native" where it
-    cannot be had, are a ValueError.
+    gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types; "pallas" is for a
+    GPU; with dilation both are "shift". "auto" is as `resolve` says. Channels that differ, a kernel larger than the
+    padded input, or "native" or "pallas" where they cannot be had, are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
         raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
     size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
-    way = resolve(formulation, x_BHWC.dtype)
-    if way == "native" and dilation == 1:
+    way = resolve(formulation, x_BHWC.dtype, shape_class(x_BHWC.shape[1], stride))
+    if way in ("native", "pallas") and dilation == 1:
         shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
-        return native.depthwise(x_BHWC, kernel_KKC, native.Geometry(shapes, padding[0][0], padding[1][0], stride))
+        geometry = Geometry(shapes, padding[0][0], padding[1][0], stride)
+        return (native if way == "native" else pallas).depthwise(x_BHWC, kernel_KKC, geometry)
     if way != "lax":
         return _shift(x_BHWC, kernel_KKC, stride, padding, dilation)
     return lax.conv_general_dilated(

@@ -15,27 +15,19 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mnet_jax.ops.contraction import Geometry, Y, contract
+
 SOURCE = Path(__file__).with_name("native.cc")
 HEADERS = tuple(SOURCE.with_name(f"{name}.h") for name in ("units", "depthwise", "norm", "filter"))
 TARGETS = ("depthwise", "norm", "norm_gradient", "filter", "filter_gradient")  # as the source names its handlers
 COMPILERS = ("c++", "g++", "clang++")
-X, KERNEL, Y = range(3)
-
-
-class Geometry(NamedTuple):
-    """The shapes of x_BHWC, kernel_KKC and y_BHWC, the padding before rows and columns, and the stride."""
-
-    shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-    top: int
-    left: int
-    stride: int
 
 
 def serves(formulation: str, dtype: jnp.dtype) -> bool:
@@ -104,34 +96,13 @@ def differentiable(forward: Callable, backward: Callable, plain: Callable) -> Ca
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC, where `serves` said so; differentiable any number of times."""
-    return _contract(Y, geometry, x_BHWC, kernel_KKC)
+    return contract(_call, Y, geometry, x_BHWC, kernel_KKC)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _contract(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The gradient of sum(y * convolution(x, kernel)) to one of x, kernel and y, from the other two in this order.
-
-    That sum is linear in each of the three, so each gradient of such a gradient is one of them again.
-    """
+def _call(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
     numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
     integers = {name: np.int64(value) for name, value in numbers.items()}
     return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, attributes=integers)
-
-
-def _forward(role, geometry, a, b):
-    return _contract(role, geometry, a, b), (a, b)
-
-
-def _backward(role, geometry, residuals, cotangent):
-    given = [other for other in (X, KERNEL, Y) if other != role]
-    operands = dict(zip(given, residuals, strict=True)) | {role: cotangent}
-    return tuple(
-        _contract(other, geometry, *(operands[index] for index in sorted(operands) if index != other))
-        for other in given
-    )
-
-
-_contract.defvjp(_forward, _backward)
 
 
 @functools.cache

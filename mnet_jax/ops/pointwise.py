@@ -18,15 +18,16 @@ def pointwise(x_BHWC: jax.Array, kernel_IO: jax.Array, formulation: str) -> jax.
 def dense_conv(x_BHWC: jax.Array, kernel_KKIO: jax.Array, stride: int, padding: Padding, formulation: str) -> jax.Array:
     """Full KxK convolution.
 
-    "lax" is XLA's; "shift" lays the taps side by side as channels and takes one matrix product; "auto" is
-    "shift" on a CPU or with seeds on the mesh, "lax" elsewhere. Channels that differ, a kernel larger than the padded
-    input, or "lax" with seeds on the mesh, are a ValueError.
+    "lax" is XLA's; "shift" lays the taps side by side as channels and takes one matrix product; "auto", and "pallas",
+    which has depthwise kernels only, are "shift" on a CPU or with seeds on the mesh, "lax" elsewhere. Channels that
+    differ, a kernel larger than the padded input, or "lax" with seeds on the mesh, are a ValueError.
     """
     rows, columns, inputs, outputs = kernel_KKIO.shape
     if x_BHWC.shape[-1] != inputs:
         raise ValueError(f"input {x_BHWC.shape} and convolution kernel {kernel_KKIO.shape} differ in channels")
     size = output_size(x_BHWC.shape[1:3], (rows, columns), stride, padding)
     seeds = shards("seed")
+    formulation = "auto" if formulation == "pallas" else formulation
     if choose(formulation, accelerator="lax" if seeds == 1 else "shift") == "lax":
         if seeds > 1:  # vmap makes of it one convolution of all seeds' channels
             raise ValueError(
