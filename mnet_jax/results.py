@@ -13,10 +13,11 @@ A workdir holds::
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def turn(workdir: Path) -> Iterator[None]:
+    """Waits until no other process makes the report of this workdir; the last one to come in sees every row.
+
+    Where no file can be locked it does not wait.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held.enter_context(open(workdir / ".report.lock", "w")), fcntl.LOCK_EX)
+        yield
 
 
 def to_json(value: Any) -> str:
