@@ -11,6 +11,7 @@ A workdir holds::
     runs/linear-s0/arrays.npz      arrays that figures need, where a task makes any
     runs/linear-s0/weights.safetensors
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
+    .report.lock                   held (flock) by the process that writes these
 """
 
 import contextlib

@@ -112,7 +112,7 @@ class Training:
         with clock.spent("compile"):
             self.seeds_S = self._put(np.asarray(seeds, np.int32))
             self.program = self._compiled()
-            sharding.agree(0)  # a process whose compiler is slower would miss the 30 s in which Gloo's devices meet
+            sharding.agree(0)  # on a CPU the first step fails where processes come to it more than 30 s apart
             self.state = self.program.init(self.seeds_S)
         self.done, self.skipped, self.saved = 0, 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
