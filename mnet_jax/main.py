@@ -252,16 +252,16 @@ def train(plans: Mapping[Path, "Sweep"], number: int | None, out: Path | None) -
         more = not (status or failures) and any(sweep.widened(*item) != item[1] for item in plans.items())
         if not sharding.agree(more):
             break
-    if not sharding.is_first():
-        return status
-    reported = report(list(plans), out)
-    for line in failures:
-        logging.error(line)
-    rest = sum(len(sweep.left(workdir, plan)) for workdir, plan in plans.items())
-    if rest:
-        jobs = sum(len(plan.jobs) for plan in plans.values())
-        logging.info("%d of %d jobs are left; the same command goes on", rest, jobs)
-    return 1 if rest and failures else status if rest else reported
+    if sharding.is_first():
+        reported = report(list(plans), out)
+        for line in failures:
+            logging.error(line)
+        rest = sum(len(sweep.left(workdir, plan)) for workdir, plan in plans.items())
+        if rest:
+            jobs = sum(len(plan.jobs) for plan in plans.values())
+            logging.info("%d of %d jobs are left; the same command goes on", rest, jobs)
+        status = 1 if rest and failures else status if rest else reported
+    return sharding.agree(status)  # the others wait for the report: to end early would be to fail
 
 
 def train_missing(plans: Mapping[Path, "Sweep"], number: int | None) -> tuple[int, list[str]]:

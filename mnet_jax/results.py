@@ -12,12 +12,14 @@ A workdir holds::
     runs/linear-s0/weights.safetensors
     latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
+    .report.lock                   held (flock) by the process that writes these
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,20 @@ def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def turn(workdir: Path) -> Iterator[None]:
+    """Waits until no other process makes the report of this workdir; the last one to come in sees every row.
+
+    Where no file can be locked it does not wait.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held.enter_context(open(workdir / ".report.lock", "w")), fcntl.LOCK_EX)
+        yield
 
 
 def to_json(value: Any) -> str:

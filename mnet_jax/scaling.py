@@ -13,8 +13,9 @@ from mnet_jax import config, sharding, step, sweep
 from mnet_jax.data import sources
 from mnet_jax.results import Sweep
 
-FITTED = (2, 4, 8, 16)
-"""Numbers of devices that a model is fitted on, where there are fewer (virtual) devices than are asked for."""
+FITTED = (8, 16)
+"""Numbers of devices that a model is fitted on, where there are fewer (virtual) devices than are asked for: a line has
+two parameters, and XLA lays out a batch shared by 2 devices otherwise than one shared by many."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -124,11 +125,25 @@ def of_plan(swept: Sweep, devices: int, bandwidth: float = 0.0) -> str:
 
 
 def describe(needs: Sequence[Need], bandwidth: float = 0.0) -> str:
-    """A table; with a `bandwidth` in GB/s also the seconds that a step spends on the wires."""
+    """A table; with a `bandwidth` in GB/s also the seconds that a step spends on the wires.
+
+    Where a number of devices was compiled and modelled, the model's errors stand beside it.
+    """
+    known = {need.devices: _sizes(need) for need in needs if not need.modelled}
     lines = [f"{'devices':>9} {'MB each':>10} {'payload MB':>11} {'sent MB':>9}" + "  seconds" * bool(bandwidth)]
     for need in needs:
-        megabytes = (need.memory / 1e6, sum(need.payload.values()) / 1e6, ring(need) / 1e6)
+        megabytes = [size / 1e6 for size in _sizes(need)]
         line = f"{need.devices:>9} {megabytes[0]:>10,.1f} {megabytes[1]:>11,.2f} {megabytes[2]:>9,.2f}"
         line += f"  {ring(need) / (bandwidth * 1e9):.2g}" if bandwidth else ""
-        lines.append(line + ("  modelled" if need.modelled else f"  compiled: {', '.join(need.payload) or 'alone'}"))
+        how = "modelled" if need.modelled else f"compiled: {', '.join(need.payload) or 'alone'}"
+        if need.modelled and need.devices in known:
+            pairs = zip(_sizes(need), known[need.devices], strict=True)
+            errors = [f"{100 * (mine / theirs - 1):+.1f} %" for mine, theirs in pairs if theirs]
+            how += f": {', '.join(errors)} of what was compiled"
+        lines.append(f"{line}  {how}")
     return "\n".join(lines)
+
+
+def _sizes(need: Need) -> tuple[float, float, float]:
+    """Bytes of memory, of the payload, and sent."""
+    return need.memory, sum(need.payload.values()), ring(need)

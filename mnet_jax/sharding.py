@@ -67,7 +67,8 @@ def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
 
     Without `arguments` (None) this happens where a launcher says that there are several: SLURM, Open MPI, TPU workers,
     a Kubernetes job; with an empty list always, by what JAX finds out itself; with (HOST:PORT, processes, process)
-    as told. A process that is not heard of for 30 s ends all the others.
+    as told. A process that is not heard of for 30 s, or that failed, ends all the others. Until then they wait for one
+    another: on a CPU for 5 minutes at each communication, where XLA's own limit is 30 s.
 
     Raises ValueError for other arguments, and where the processes do not find one another within 5 minutes.
     """
@@ -83,6 +84,8 @@ def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
                 f"--distributed {' '.join(arguments)}; allowed: nothing (JAX asks the cluster), or "
                 "HOST:PORT PROCESSES PROCESS, such as node1:1234 4 0 for the first of four"
             ) from None
+    if jax.config.jax_platforms == "cpu":
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_collective_timeout_seconds=300 {os.environ.get('XLA_FLAGS', '')}"
     try:
         jax.distributed.initialize(**told, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:

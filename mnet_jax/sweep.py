@@ -328,7 +328,8 @@ def check_locks(workdir: Path) -> None:
     except OSError as error:
         raise ValueError(f"{workdir}: no file can be locked there ({error}); {refused}") from error
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made either
+            path.unlink()
     if options := _mount_options(workdir.resolve()) & {"nolock", "local_lock=all", "local_lock=flock"}:
         raise ValueError(f"{workdir}: NFS mounted with {options.pop()}, which hides locks from other hosts; {refused}")
 

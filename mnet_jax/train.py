@@ -112,6 +112,7 @@ class Training:
         with clock.spent("compile"):
             self.seeds_S = self._put(np.asarray(seeds, np.int32))
             self.program = self._compiled()
+            sharding.agree(0)  # on a CPU the first step fails where processes come to it more than 30 s apart
             self.state = self.program.init(self.seeds_S)
         self.done, self.skipped, self.saved = 0, 0, time.monotonic()
         self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
@@ -209,7 +210,11 @@ class Training:
         self.saved = time.monotonic()
 
     def finish(self) -> None:
-        """Writes weights and rows, and removes the checkpoints, which nothing needs any more."""
+        """Writes weights and rows, and removes the checkpoints, which nothing needs any more.
+
+        Where every run diverged they stay: the newest is the last from before, to look at, or to go on from once the
+        rows are removed.
+        """
         parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
         skipped = sharding.total(self.skipped + self.inputs.skipped)
         analyzed = self.cfg.analysis and not self.cfg.data.size and self.cfg.model.name in specs.NETWORKS
@@ -248,7 +253,7 @@ class Training:
         logging.info(
             "%s: %d steps in %.1f s, %.1f %% of them waiting for data", self.job.name, self.done, spent, waited
         )
-        self.checkpoints.close(delete=True)
+        self.checkpoints.close(delete=bool((self.diverged_at < 0).any()))
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
 

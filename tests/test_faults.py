@@ -6,13 +6,16 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import safetensors.numpy
 import test_main
 from test_train import chunks_of_three, make, never, rows, unbroken  # noqa: F401 (fixtures)
 from tiny import write
 
-from mnet_jax import results, sweep, train, workers
+from mnet_jax import report, results, step, sweep, train, workers
 from mnet_jax.checkpoint import Checkpoints
 
 
@@ -60,6 +63,40 @@ def test_a_full_disk_is_named_and_loses_nothing(unbroken, small_disk, moment):  
     assert rows(disk, plan) == rows(*unbroken)
 
 
+def test_a_loss_that_is_not_a_number_ends_its_run_only(tmp_path, monkeypatch, caplog):
+    """Planted into the images of seed 0 at step 7: its state from before stays, seed 1 goes on, the report says so."""
+    plan = make(tmp_path, train__checkpoint_seconds=0)
+    good = train.Training(tmp_path / "good", plan, plan.jobs[0], train.Clock())
+    for _ in range(3):
+        good.advance()
+    assert good.done == 7
+
+    batch, (planted, _) = step.augment.batch, jax.random.split(jax.random.fold_in(good.state["key"][0], 7))
+
+    def planting(key, *args):
+        x_BHWC, targets = batch(key, *args)
+        return jnp.where((jax.random.key_data(key) == jax.random.key_data(planted)).all(), jnp.nan, x_BHWC), targets
+
+    monkeypatch.setattr(step.augment, "batch", planting)
+    monkeypatch.setattr(train, "_programs", {})
+    train.work(tmp_path, plan, never, 0.0)
+    found = {row["run"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan.runs)}
+    assert found == {"linear-s0": 7, "relu6-s0": 7, "linear-s1": None, "relu6-s1": None}
+    assert "linear-s0 diverged: its loss is not finite at step 7" in caplog.text
+    kept = Checkpoints(results.job_dir(tmp_path, "linear-s0") / "checkpoints").restore(good.state)
+    assert kept is not None
+    for mine, theirs in zip(jax.tree.leaves(kept[0]["params"]), jax.tree.leaves(good.state["params"]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert kept[1]["step"] == 7
+    assert not (results.job_dir(tmp_path, "linear-s1") / "checkpoints").exists()
+    weights = safetensors.numpy.load_file(results.run_dir(tmp_path, "linear-s0") / "weights.safetensors")
+    assert all(np.isfinite(array).all() for array in weights.values())
+    report.write(tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "linear-s0 diverged at step 7 and counts at chance level, 10.00 %" in page
+    assert "- runs: 4 of 4, 2 diverged" in page
+
+
 def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
     """Whatever Orbax raises, at once or from its threads."""
     kept, state = Checkpoints(tmp_path / "kept"), {"a": jnp.zeros(3)}
@@ -83,8 +120,8 @@ def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
 
 def test_the_checkpoint_before_a_truncated_one_is_used(unbroken, tmp_path, caplog):  # noqa: F811
     plan = make(tmp_path)
-    for step in (3, 4):  # stops after the first two looks
-        with pytest.raises(train.Preempted, match=f"stopped at step {step}"):
+    for done in (3, 4):  # stops after the first two looks
+        with pytest.raises(train.Preempted, match=f"stopped at step {done}"):
             train.work(tmp_path, plan, lambda: True, 0.0)
     folder = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
@@ -105,6 +142,14 @@ def test_an_unwritable_workdir_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().split("\n")[-1] == f"error: [Errno 20] Not a directory: '{tmp_path}/file/work'"
     assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_workdir_is_named(small_disk):
+    disk, _ = small_disk
+    plan = make(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(ValueError, match=r"disk: no file can be locked there .*Read-only file system.*choose another"):
+        sweep.write(disk, plan)
 
 
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path, monkeypatch):

@@ -21,10 +21,14 @@ STREAMED = EXPERIMENT.replace(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data"))
+
+
+def pictures(root):
     """48 training and 10 test JPEGs of two classes, no two of the same size."""
     from PIL import Image
 
-    root, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     for part, count in (("train", 24), ("test", 5)):
         for label in ("bright", "dark"):
             place = root / "pictures" / part / label

@@ -1,5 +1,6 @@
 """Several processes of one job: one sweep, one writer, a stop or an error of one is everyone's."""
 
+import json
 import os
 import signal
 import socket
@@ -8,26 +9,26 @@ import sys
 import time
 from pathlib import Path
 
+import evaluation
 import pytest
 from tiny import write
 
 from mnet_jax import results, sharding
 
 
-def start(folder, *flags, processes=2):
-    """`processes` times the command on one workdir, two devices each, joined over loopback."""
+def joined(command, processes, devices):
+    """`processes` times a command, `devices` each; its last arguments say how to join the others over loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(Path(__file__).parent.parent),
     }
-    command = [sys.executable, "-m", "mnet_jax.main", "--config", str(write(folder)), "--workdir", str(folder / "work")]
     return [
         subprocess.Popen(
-            [*command, *flags, "--distributed", address, str(processes), str(process)],
+            [*command, address, str(processes), str(process)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -37,8 +38,14 @@ def start(folder, *flags, processes=2):
     ]
 
 
+def start(folder, *flags, processes=2, door=("-m", "mnet_jax.main")):
+    """`processes` times the command on one workdir, two devices each."""
+    command = [sys.executable, *door, "--config", str(write(folder)), "--workdir", str(folder / "work"), *flags]
+    return joined([*command, "--distributed"], processes, 2)
+
+
 def end(started):
-    outputs = [process.communicate(timeout=300)[0] for process in started]
+    outputs = [process.communicate(timeout=900)[0] for process in started]
     return [process.returncode for process in started], outputs
 
 
@@ -73,6 +80,50 @@ def test_an_error_of_one_process_ends_all(tmp_path):
     codes, outputs = end(start(tmp_path))
     assert all(codes), outputs
     assert "is not valid JSON" in outputs[0]
+
+
+SLOW = """
+import sys, time
+from mnet_jax import main, report, train
+
+owner, name = {"report": (report, "write"), "compiler": (train.Training, "_compiled")}[sys.argv.pop(1)]
+real = getattr(owner, name)
+sys.argv[-1] == "0" and setattr(owner, name, lambda of: time.sleep(40) or real(of))
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["report", "compiler"])
+def test_processes_wait_for_a_slow_one(tmp_path, what):
+    """On a busy machine, or with a slow disk: the first one takes 40 s longer for each program, or for the report."""
+    codes, outputs = end(start(tmp_path, "--config.seeds=1", door=("-c", SLOW, what)))
+    assert codes == [0, 0], outputs
+    assert (tmp_path / "work" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_four_processes_evaluate_as_one(tmp_path):
+    """Ten images in batches of 8: all count once; each process reads its rows of a batch, few of the last one."""
+    pytest.importorskip("grain")
+    from test_inputs import pictures
+
+    pictures(tmp_path)
+    parts = {}
+    for number in (1, 4):
+        codes, outputs = end(joined([sys.executable, evaluation.__file__, str(tmp_path)], number, 4 // number))
+        assert codes == [0] * number, outputs
+        parts[number] = [json.loads(output.splitlines()[-1]) for output in outputs]
+    (alone,), four = parts[1], parts[4]
+    assert alone["sums"]["images"] == 10
+    for part in four:
+        assert part["sums"] == pytest.approx(alone["sums"], rel=1e-6)
+        assert part["sums"]["images"] == 10
+        assert part["sums"]["correct"] == alone["sums"]["correct"]
+    for what, lengths in (("held_out", [4, 2, 2, 2]), ("trained", [2, 2, 2, 2])):
+        assert [len(part[what]) for part in four] == lengths
+        assert sorted(index for part in four for index in part[what]) == sorted(alone[what])
+    assert len(set(alone["held_out"])) == 10
 
 
 @pytest.mark.parametrize(

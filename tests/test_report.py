@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -196,6 +197,19 @@ def test_the_files_are_what_is_rendered_the_same_each_time(tmp_path):
     summary, _ = report.write(tmp_path)
     pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
     assert pages == [report.to_markdown(summary), report.to_html(summary, report.draw(tmp_path, summary))]
+
+
+def test_the_last_of_two_reports_has_every_row(tmp_path):
+    """One process still reports when another ends the last run: that one's report comes after, and stays."""
+    rows = write_workdir(tmp_path, make_sweep(*THREE), done=8)
+    with ThreadPoolExecutor(1) as other:
+        with results.turn(tmp_path):
+            last = other.submit(report.write, tmp_path)
+            with pytest.raises(TimeoutError):
+                last.result(timeout=2)
+            assert len(write_workdir(tmp_path, make_sweep(*THREE))) > len(rows)
+        summary, _ = last.result()
+    assert summary.done == summary.total
 
 
 def test_half_way_everything_renders_and_says_so(tmp_path):

@@ -70,6 +70,18 @@ def test_the_table_says_what_was_compiled():
     assert second.split() == ["64", "1.0", "1.00", "1.97", "2e-05", "modelled"]
 
 
+def test_the_table_says_by_how_much_the_model_errs():
+    needs = [
+        scaling.Need(32, 2e6, {"all-reduce": 1e6}),
+        scaling.Need(32, 1.5e6, {"all-reduce": 1.01e6}, modelled=True),
+        scaling.Need(64, 1e6, {"all-reduce": 1e6}, modelled=True),
+    ]
+    compiled, checked, beyond = scaling.describe(needs).split("\n")[1:]
+    assert checked.endswith("modelled: -25.0 %, +1.0 %, +1.0 % of what was compiled")
+    assert compiled.endswith("compiled: all-reduce")
+    assert beyond.endswith("modelled")
+
+
 def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path, monkeypatch):
     from tiny import write
 
@@ -81,12 +93,12 @@ def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path,
     lines = scaling.of_plan(plan, 64).split("\n")
     assert "linear, relu6: batch 128 of 16 x 16, 1 runs a job" in lines
     rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
-    assert [(row[0], "modelled" in row) for row in rows] == [
-        ("2", False),
-        ("4", False),
-        ("8", False),
-        ("8", True),
-        ("64", True),
+    assert [(row[0], row[-1] == "modelled", "modelled:" in row) for row in rows] == [
+        ("2", False, False),
+        ("4", False, False),
+        ("8", False, False),
+        ("8", False, True),
+        ("64", True, False),
     ]
 
 

@@ -31,19 +31,20 @@ __all__ = [
 
 def write(workdir: Path) -> tuple[Summary, list[Picture]]:
     """Writes report.md, report.html, figures/ and tables/ from what is finished; raises as `summarize` does."""
-    summary = summarize(workdir)
-    pictures = draw(workdir, summary)
-    files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, pictures)}
-    for picture in pictures:
-        files |= {
-            f"figures/{_name(picture.title)}.svg": picture.svg,
-            f"figures/{_name(picture.title)}.pdf": picture.pdf,
-        }
-    for table in tables(summary) + more_tables(summary):
-        files[f"tables/{_name(table.title)}.tex"] = to_latex(table)
-    files |= {"tables/arms.csv": arms_csv(summary), "tables/runs.csv": runs_csv(summary)}
-    for name, content in files.items():
-        results.write_atomic(workdir / name, content)
+    with results.turn(workdir):
+        summary = summarize(workdir)
+        pictures = draw(workdir, summary)
+        files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, pictures)}
+        for picture in pictures:
+            files |= {
+                f"figures/{_name(picture.title)}.svg": picture.svg,
+                f"figures/{_name(picture.title)}.pdf": picture.pdf,
+            }
+        for table in tables(summary) + more_tables(summary):
+            files[f"tables/{_name(table.title)}.tex"] = to_latex(table)
+        files |= {"tables/arms.csv": arms_csv(summary), "tables/runs.csv": runs_csv(summary)}
+        for name, content in files.items():
+            results.write_atomic(workdir / name, content)
     return summary, pictures
 
 
