@@ -3,12 +3,16 @@
 Claim: both multipliers trade accuracy smoothly for multiply-adds and parameters (Sandler et al. 2018, section 6.1,
 Figure 5: 22 points from 0.35 at 96 pixels, 45.5 %, to 1.4 at 224, 74.96 % ImageNet top-1).
 
-    python -m mnet_jax.main --config experiments/v2_width_resolution.py    # 60 runs
+    python -m mnet_jax.main --config experiments/v2_width_resolution.py    # 75 runs
 
 The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al.
 2017, equation 7), so a slope is in points for each doubling of them.
 
-Measured: not yet.
+Measured on digits (5 seeds), within that budget; intervals are of 95 %:
+
+    Supported within this budget: accuracy rises from 0.35@16 to 1@16, slope +0.79 points [+0.61, +0.97], p = 0.00054
+        (Holm).
+    Supported within this budget: accuracy rises from 1@8 to 1@16, slope +2.90 points [+1.60, +4.20], p = 0.0034 (Holm).
 """
 
 from mnet_jax import config
