@@ -87,11 +87,11 @@ def _by_type(counted: "Cost", regime: Regime, settings: Settings, name: str) -> 
             pointwise = layer.type == "conv" and layer.window == 1
             layers.setdefault("1x1 conv" if pointwise else layer.type, []).append(layer)
     entrants = {"whole network": Entrant("infer mnet_jax", regime.task, "infer")}
-    for type_, members in layers.items():
-        shapes = [
-            [layer.kernel, layer.stride, layer.groups, layer.input_shape, layer.output_shape] for layer in members
-        ]
-        entrants[type_] = Entrant("layers mnet_jax", {"layers": shapes}, "infer")
+    shapes = {
+        type_: [(layer.kernel, layer.stride, layer.groups, layer.input_shape, layer.output_shape) for layer in members]
+        for type_, members in layers.items()
+    }
+    entrants |= {type_: Entrant("layers mnet_jax", shapes, type_) for type_ in layers}
     times = contest.contest(entrants, settings._replace(core=workers.cores()[0]), f"{name}, by type of layer")
     whole, total = times["whole network"], sum(entry.median for entry in times.values() if entry.seconds)
     total -= whole.median if whole.seconds else 0.0

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnet_jax import runtime
@@ -98,7 +98,11 @@ def infer_ours(task: Mapping[str, Any], constant: bool = True) -> dict[str, Run]
 
 
 def layers_ours(task: Mapping[str, Any]) -> dict[str, Run]:
-    """The layers of a `cost.Cost`, each on an image of its own, with bias and clip, as an evaluation has them."""
+    """{type: layers of a `cost.Cost`}: each on an image of its own, with bias and clip, as an evaluation has them."""
+    return {type_: _layers(shapes) for type_, shapes in task.items()}
+
+
+def _layers(shapes: Sequence[Any]) -> Run:
     import jax
     import numpy as np
     from flax import nnx
@@ -109,7 +113,7 @@ def layers_ours(task: Mapping[str, Any]) -> dict[str, Run]:
 
     style, relu6 = specs.style(config.default().model), specs.ACTIVATIONS["relu6"]
     modules, images = nnx.List(), []
-    for kernel, stride, groups, input_shape, output_shape in task["layers"]:
+    for kernel, stride, groups, input_shape, output_shape in shapes:
         inputs, outputs = input_shape[-1], output_shape[-1]
         if len(input_shape) == 1:
             modules.append(Dense(inputs, outputs))
@@ -132,7 +136,7 @@ def layers_ours(task: Mapping[str, Any]) -> dict[str, Run]:
         for _ in range(calls):
             jax.block_until_ready(forward(images))
 
-    return {"infer": run}
+    return run
 
 
 def _repeat(forward: Callable[..., Any], state: Any, task: Mapping[str, Any], constant: bool = True) -> Run:
