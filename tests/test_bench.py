@@ -276,7 +276,7 @@ def test_the_parts_of_an_accelerator(small_probes):
     for result in (steps, infer):
         assert {"mnet_jax", "mnet_jax, shift"} <= result.bars["tiny"].keys()
         assert result.raw["tiny"]["mnet_jax, pallas"]["failed"].startswith("ValueError: formulation='pallas' cannot")
-    assert "timm" in infer.raw["tiny"]["timm.graphs"]["failed"]
+        assert all(entry["seconds"] or entry["failed"] for entry in result.raw["tiny"].values())
 
 
 @pytest.mark.slow
