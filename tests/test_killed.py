@@ -131,7 +131,7 @@ def test_killed_at_twenty_moments_is_bit_for_bit_unbroken(tmp_path):
 
 def test_three_workers_killed_for_minutes_do_every_run_once(tmp_path):
     """Seen from outside: no job goes back to a process that it was taken from, and no row is written again."""
-    flags = (f"--config.seeds={SEEDS}", "--config.train.epochs=150", "--config.train.checkpoint_seconds=0.5")
+    flags = (f"--config.seeds={SEEDS}", "--config.train.epochs=1000", "--config.train.checkpoint_seconds=0.5")
     undisturbed, disturbed = (Sweep(tmp_path / name, *flags) for name in ("undisturbed", "disturbed"))
     draw, workers, ends = random.Random(0), {}, {}
     fell, rows, owners = collections.Counter(), {}, collections.defaultdict(list)
