@@ -84,7 +84,7 @@ def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
                 f"--distributed {' '.join(arguments)}; allowed: nothing (JAX asks the cluster), or "
                 "HOST:PORT PROCESSES PROCESS, such as node1:1234 4 0 for the first of four"
             ) from None
-    if jax.config.jax_platforms == "cpu":  # pyrefly: ignore[missing-attribute]
+    if getattr(jax.config, "jax_platforms", None) == "cpu":
         os.environ["XLA_FLAGS"] = f"--xla_cpu_collective_timeout_seconds=300 {os.environ.get('XLA_FLAGS', '')}"
     try:
         jax.distributed.initialize(**told, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
