@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mnet_jax import config, stats, sweep, workers
 from mnet_jax.bench import contest, step
 from mnet_jax.bench.contest import Entrant, Result, Settings, Table
-from mnet_jax.bench.step import BFLOAT16, SMALL_IMAGES, V2, Regime
+from mnet_jax.bench.step import BFLOAT16, V2, Regime
 
 if TYPE_CHECKING:
     from mnet_jax.cost import Cost, Layer
@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 WEIGHTED = ("conv", "depthwise conv", "grouped conv", "dense")
 
-REGIMES = {
-    "224, batch 1": Regime(V2, 224, 1),
-    "224, batch 8": Regime(V2, 224, 8),
-    "32, batch 128": Regime(V2 | SMALL_IMAGES, 32, 128),
-}
-
-
+REGIMES = {"224, batch 1": Regime(V2, 224, 1), **step.REGIMES}
 GPU = {f"224, bfloat16, batch {batch}": Regime(V2 | BFLOAT16, 224, batch) for batch in (1, 32, 256)}
 
 
