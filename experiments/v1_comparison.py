@@ -7,10 +7,10 @@ pixels more than SqueezeNet and AlexNet (Howard et al. 2017, section 4.3, Tables
 
 All networks are trained by MobileNetV1's recipe here; in the paper each has its own.
 
-Measured: costs, by the plan, and latencies. Counted multiply-adds are 569 M against GoogLeNet's 1,583 M (printed 1,550) and
-VGG-16's 15,470 M (15,300), and 77 M against SqueezeNet's 833 M (1,700, which counts two operations) and AlexNet's 724 M
-(720). On one core of an AMD EPYC an image takes 7.1 ms; GoogLeNet 4.14 times as long, VGG-16 29.6, and against width 0.5
-at 160 pixels SqueezeNet 12.7 and AlexNet 28 (`python -m mnet_jax.bench --config` with this file, 3 rounds).
+Measured: costs, by the plan, and latencies. Counted multiply-adds are 569 M against GoogLeNet's 1,583 M (printed 1,550)
+and VGG-16's 15,470 M (15,300), and 77 M against SqueezeNet's 833 M (1,700, which counts two operations) and AlexNet's
+724 M (720). On one core of an AMD EPYC an image takes 7.1 ms, GoogLeNet 4.14 times as long, VGG-16 29.6; against width
+0.5 at 160 pixels SqueezeNet 12.7 and AlexNet 28 (`python -m mnet_jax.bench --config` with this file, 3 rounds).
 """
 
 from mnet_jax import config
