@@ -157,6 +157,13 @@ def test_latencies_of_an_experiments_arms(tmp_path, capsys):
         door.main(["--config", str(path), "--workdir", str(workdir)])
 
 
+def test_latencies_need_networks_and_an_experiment(tmp_path):
+    with pytest.raises(ValueError, match="manifold_spiral:digits has no networks to time"):
+        door.main(["--config", str(contest.ROOT / "experiments" / "manifold_spiral.py")])
+    with pytest.raises(ValueError, match="is of --config FILE"):
+        door.main(["--workdir", str(tmp_path)])
+
+
 @pytest.mark.slow
 def test_time_by_type_of_layer():
     result = inference.network("mobilenet_v1", QUICK, 32, 1, {"width": 0.25})

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if runtime.wanted(runtime.KEEP_MEMORY) and runtime.on_cpu():
         runtime.keep_memory()
     settings = Settings(rounds=args.rounds, peers_python=args.peers_python)
+    if args.workdir and not args.config:
+        raise ValueError(f"--workdir {args.workdir} is of --config FILE[:SCALE], which is missing")
     if args.name:
         fields = {} if args.width is None else {"width": args.width}
         _show("network", inference.network(args.name, settings, args.resolution, args.batch, fields), args)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mnet_jax.cost import Cost, Layer
     from mnet_jax.results import Sweep
 
-WEIGHTED = ("conv", "depthwise conv", "grouped conv", "dense")
-
 REGIMES = {"224, batch 1": Regime(V2, 224, 1), **step.REGIMES}
 GPU = {f"224, bfloat16, batch {batch}": Regime(V2 | BFLOAT16, 224, batch) for batch in (1, 32, 256)}
 
@@ -75,6 +73,8 @@ def _by_type(counted: "Cost", regime: Regime, settings: Settings, name: str) -> 
 
     "MobileNet spends 95 % of its computation time in 1x1 convolutions" (Howard et al. 2017, section 3.2).
     """
+    from mnet_jax.cost.counting import WEIGHTED
+
     layers: dict[str, list[Layer]] = {}
     for layer in counted.layers:
         if layer.type in WEIGHTED:
@@ -103,6 +103,8 @@ def latencies(plan: "Sweep", settings: Settings) -> Result:
 
     Raw are the {arm: {"seconds"}} that `results.write_latencies` takes.
     """
+    if plan.config["task"] != "classification":
+        raise ValueError(f"{plan.experiment}:{plan.scale} has no networks to time; allowed: experiments that classify")
     entrants = {}
     for arm in plan.arms:
         if not arm.twin_of:
