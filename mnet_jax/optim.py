@@ -1,7 +1,7 @@
 """Optimizers and schedules as the papers had them, and what weight decay touches.
 
-The rates are arguments of the compiled step, so `optimizer` is called inside it with traced numbers: arms and seeds
-that differ in them share one program.
+Learning rate and weight decay are arguments of the compiled step, so a rule is called inside it with traced numbers:
+arms and seeds that differ in them share one program.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,12 +44,18 @@ OPTIMIZERS: Mapping[str, Callable[[Any, Rate, optax.GradientTransformation], opt
 }
 
 
-def optimizer(optim: Any, lr: Rate, weight_decay: Rate, mask: Any) -> optax.GradientTransformation:
-    """The update rule of `cfg.optim` at this step's learning rate; weight decay is L2 but for AdamW.
+Rule = Callable[[Rate, Rate, Any], optax.GradientTransformation]
+"""(learning rate, weight decay, mask of `decay_mask`) -> the update rule at this step; its state depends on none."""
 
-    `mask` is that of `decay_mask`.
-    """
-    return OPTIMIZERS[optim.name](optim, lr, optax.add_decayed_weights(weight_decay, mask))
+
+def rule(cfg: Any, own: Callable[[Any], Rule] | None = None) -> Rule:
+    """The update rule of `cfg.optim`, or of an experiment's `optimizer(cfg)`; weight decay is L2 but for AdamW."""
+    if own:
+        return own(cfg)
+    optim = cfg.optim
+    return lambda lr, weight_decay, mask: OPTIMIZERS[optim.name](
+        optim, lr, optax.add_decayed_weights(weight_decay, mask)
+    )
 
 
 def kind(path: tuple[str, ...], rank: int, has_norm: bool) -> str:
@@ -71,12 +77,7 @@ def decay_mask(params: Any, batch_stats: Any, optim: Any) -> Any:
     """
     with_path = jax.tree_util.tree_leaves_with_path
     normed = {tuple(str(entry.key) for entry in path[:-1]) for path, _ in with_path(batch_stats)}
-    decayed = {
-        "dense": True,
-        "depthwise": optim.decay_depthwise,
-        "bias": optim.decay_bias,
-        "norm": optim.decay_norm,
-    }
+    decayed = {"dense": True, "depthwise": optim.decay_depthwise, "bias": False, "norm": False}
 
     def is_decayed(path: Any, value: jax.Array) -> bool:
         names = tuple(str(entry.key) for entry in path)

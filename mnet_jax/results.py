@@ -3,28 +3,35 @@
 A workdir holds::
 
     sweep.json                     the plan: base config, arms, runs, jobs, claim, command
-    jobs/linear-s0/lock            held (flock) by the process that trains this job
     jobs/linear-s0/progress.json   where that process is
     jobs/linear-s0/checkpoints/    only while the job is in progress
+    experiment.py                  the experiment file as it was planned, where it brings code (`mnet_jax.experiment`)
+    runs/linear-s0/lock            locked (flock) by the process that trains this run
     runs/linear-s0/result.json     the row of a finished run
     runs/linear-s0/metrics.jsonl   one line an evaluation or epoch
-    runs/linear-s0/arrays.npz      arrays that figures need, where a task makes any
+    runs/linear-s0/arrays.npz      arrays that figures need, where a task returns any
     runs/linear-s0/weights.safetensors
     latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
-    .report.lock                   held (flock) by the process that writes these
+    .report.lock                   locked (flock) by the process that writes these
 """
 
-import contextlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mnet_jax.config import claims
+from mnet_jax.config.claims import Claim
+from mnet_jax.errors import UserError
+from mnet_jax.tasks.base import Metric
 
 
 def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
@@ -45,47 +52,56 @@ def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def turn(workdir: Path) -> Iterator[None]:
-    """Waits until no other process makes the report of this workdir; the last one to come in sees every row.
-
-    Where no file can be locked it does not wait.
-    """
-    import fcntl
-
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
-            fcntl.flock(held.enter_context(open(workdir / ".report.lock", "w")), fcntl.LOCK_EX)
-        yield
-
-
 def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=True) + "\n"
 
 
 def read_json(path: Path) -> Any:
-    """Reads one JSON file; a damaged one is a ValueError that names it."""
+    """Reads one JSON file; a damaged one is a UserError that names it."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); move it away and run the command again") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); move it away and run the command again") from error
+
+
+@dataclass(frozen=True)
+class Need:
+    """Weights that an arm's runs cannot start without: those of another arm's run of the same seed, or of a file.
+
+    `role`    "init_from" (the run starts from them) or "teacher" (the loss sees what they answer).
+    `arm`     the arm, "" for a file.
+    `file`    the weights file, "" for an arm.
+    `sha256`  of that file when it was planned.
+    """
+
+    role: str
+    arm: str = ""
+    file: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Arm:
     """One variant of the sweep.
 
-    `name`       short, unique, usable in a file name.
-    `overrides`  dotted config keys, as `sweep(config)` gave them.
-    `lr`         the base learning rate it is trained with.
-    `twin_of`    "" for an arm at its own tuned rate, otherwise the arm whose copy this is, at the baseline's rate.
-    `cost`       {"madds", "params"} per image, and {"images"}: images seen in one run (training and evaluation).
+    `name`        short, unique, usable in a file name.
+    `overrides`   dotted config keys, as `sweep(config)` gave them.
+    `lr`          the base learning rate it is trained with.
+    `same_lr_as`  the arm of which this is a copy at the baseline's learning rate, "" for an arm of the sweep itself.
+    `variant`     of a tuning: the arm whose learning rate is tried here.
+    `needs`       weights that its runs cannot start without.
+    `network`     digest of the names and shapes of its weights, "" where nothing is trained.
+    `cost`        {"resolution", "madds", "params"} of an image in an evaluation, and {"images"}: those that a run
+                  trains on.
     """
 
     name: str
     overrides: dict[str, Any]
     lr: float
-    twin_of: str = ""
+    same_lr_as: str = ""
+    variant: str = ""
+    needs: tuple[Need, ...] = ()
+    network: str = ""
     cost: dict[str, float] = field(default_factory=dict)
 
 
@@ -100,7 +116,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """Runs of one compiled program that one process claims, trains and checkpoints together."""
+    """Runs of one compiled program that one process trains and checkpoints together."""
 
     name: str
     program: str
@@ -109,7 +125,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The plan of a workdir (`sweep.json`). `config` is the base config, flat; the first arm is the baseline."""
+    """The plan of a workdir (`sweep.json`). `config` is the base config, flat; the first arm is the baseline.
+
+    `metrics`  every metric that a row may have, the deciding one of a claim that names none first.
+    `code`     {"file", "sha256"} of the experiment file where it brings code that the training needs; else {}.
+    """
 
     experiment: str
     scale: str
@@ -117,35 +137,60 @@ class Sweep:
     title: str
     command: str
     config: dict[str, Any]
-    claim: dict[str, Any]
+    claim: Claim
+    metrics: tuple[Metric, ...]
     arms: tuple[Arm, ...]
     jobs: tuple[Job, ...]
+    code: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[Run, ...]:
         return tuple(run for job in self.jobs for run in job.runs)
 
     def arm(self, name: str) -> Arm:
-        return next(arm for arm in self.arms if arm.name == name)
+        return self._arms[name]
+
+    @cached_property
+    def _arms(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}
+
+    def metric(self, name: str) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == name)
+
+
+PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
+"""What the seconds of a run are spent on."""
 
 
 def write_sweep(workdir: Path, sweep: Sweep) -> None:
-    record = {**vars(sweep), "arms": [vars(arm) for arm in sweep.arms]}
-    record["jobs"] = [{**vars(job), "runs": [vars(run) for run in job.runs]} for job in sweep.jobs]
+    record = {entry.name: getattr(sweep, entry.name) for entry in fields(sweep)}
+    record["claim"] = claims.to_json(sweep.claim)
+    for name in ("metrics", "arms", "jobs"):
+        record[name] = [asdict(entry) for entry in record[name]]
     write_atomic(workdir / "sweep.json", to_json(record))
 
 
 def read_sweep(workdir: Path) -> Sweep:
-    """Reads the plan of a workdir; ValueError where there is none."""
+    """Reads the plan of a workdir; UserError where there is none, and where it is not one of this version."""
     path = workdir / "sweep.json"
     if not path.exists():
-        raise ValueError(f"{workdir} holds no sweep.json: not a workdir, or nothing was planned in it yet")
+        raise UserError(f"{workdir} holds no sweep.json: not a workdir, or nothing was planned in it yet")
     record = read_json(path)
-    jobs = tuple(
-        Job(job["name"], job["program"], tuple(Run(**run) for run in job["runs"])) for job in record.pop("jobs")
-    )
-    arms = tuple(Arm(**arm) for arm in record.pop("arms"))
-    return Sweep(**record, arms=arms, jobs=jobs)
+    try:
+        jobs = tuple(
+            Job(job["name"], job["program"], tuple(Run(**run) for run in job["runs"])) for job in record["jobs"]
+        )
+        arms = tuple(Arm(**arm | {"needs": tuple(Need(**need) for need in arm["needs"])}) for arm in record["arms"])
+        metrics = tuple(Metric(**metric) for metric in record["metrics"])
+        parsed = {"claim": claims.parse(record["claim"], str(path)), "metrics": metrics, "arms": arms, "jobs": jobs}
+        plan = Sweep(**record | parsed)
+        if not (arms and jobs and metrics and isinstance(plan.config, dict)):
+            raise ValueError("it has no arms, no jobs, no metrics or no config")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {type(error).__name__}: {error}; it is damaged, or of another version of mnet_jax"
+        ) from error
+    return plan
 
 
 def run_dir(workdir: Path, run: str) -> Path:
@@ -165,32 +210,63 @@ def write_row(workdir: Path, row: dict[str, Any]) -> None:
     write_atomic(run_dir(workdir, row["run"]) / "result.json", to_json(row))
 
 
-def read_rows(workdir: Path, runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """The rows of the runs that are finished, in the order of the plan."""
-    return [read_json(run_dir(workdir, run.name) / "result.json") for run in runs if is_done(workdir, run.name)]
+def read_rows(workdir: Path, sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of the runs that are finished, in the order of the plan; UserError for one that is not the run's."""
+    return [read_row(workdir, sweep, run) for run in sweep.runs if is_done(workdir, run.name)]
 
 
-CHANCE: Mapping[str, Callable[[int], float]] = {
-    "accuracy": lambda classes: 1 / classes,
-    "top5_accuracy": lambda classes: 5 / classes,
-    "nll": math.log,
-}
-"""What a diverged run counts as, by the number of classes."""
+ROW_KEYS = ("experiment", "run", "arm", "seed", "lr", "overrides", "program", "metrics", "diverged_at")
+ROW_PARTS = ("cost", "versions", "device", "data", "timing", "metrics")
+"""Of a row, the keys whose values are dicts."""
 
 
-def counted(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row as they count: a diverged run is at chance level."""
-    metrics = dict(row["metrics"])
+def read_row(workdir: Path, sweep: Sweep, run: Run) -> dict[str, Any]:
+    """The row of a finished run; UserError where it is damaged or another run's."""
+    path = run_dir(workdir, run.name) / "result.json"
+    row = read_json(path)
+    if not isinstance(row, dict) or (missing := [key for key in (*ROW_KEYS, *ROW_PARTS) if key not in row]):
+        lacks = f"lacks {', '.join(missing)}" if isinstance(row, dict) else f"is a {type(row).__name__}"
+        raise UserError(f"{path} is no row of a run: it {lacks}; remove the folder and run the command again")
+    if wrong := [key for key in ROW_PARTS if not isinstance(row[key], dict)]:
+        raise UserError(f"{path}: {wrong[0]} is {row[wrong[0]]!r}; allowed: a dict")
+    place = {"run": run.name, "arm": run.arm, "seed": run.seed}
+    if other := [key for key, value in place.items() if row[key] != value]:
+        raise UserError(
+            f"{path} is the row of another run: its {other[0]} is {row[other[0]]!r}, this folder's is {place[other[0]]!r}; "
+            "remove the folder and run the command again"
+        )
+    units = {metric.name: metric.unit for metric in sweep.metrics}
+    for name, value in row["metrics"].items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (units.get(name) == "%" and not (0 <= value <= 1 or row["diverged_at"] is not None)):
+            allowed = "a number from 0 to 1" if units.get(name) == "%" else "a number"
+            raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
+    return row
+
+
+def scored_metrics(row: dict[str, Any], metrics: Iterable[Metric]) -> dict[str, float]:
+    """The metrics of a row as they count: those of a diverged run are the level of guessing (`Metric.diverged`)."""
+    values = dict(row["metrics"])
     if row["diverged_at"] is not None:
-        metrics |= {name: chance(row["classes"]) for name, chance in CHANCE.items() if name in metrics}
-    return metrics
+        values |= {metric.name: metric.diverged for metric in metrics if metric.diverged is not None}
+    return values
 
 
 def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of a run's metrics.jsonl; a last line cut short by a kill is left out. A broken one is a UserError."""
     path = run_dir(workdir, run) / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    if not path.exists():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not valid JSON ({error}); remove the folder to run again") from None
+        if not isinstance(line, dict) or not all(isinstance(line.get(key), int) for key in ("epoch", "step")):
+            raise UserError(f"{path}, line {number} has no epoch and step; remove the folder to run again")
+        lines.append(line)
+    return lines
 
 
 def write_arrays(workdir: Path, run: str, arrays: dict[str, np.ndarray]) -> None:
@@ -205,8 +281,11 @@ def read_arrays(workdir: Path, run: str) -> dict[str, np.ndarray]:
     path = run_dir(workdir, run) / "arrays.npz"
     if not path.exists():
         return {}
-    with np.load(path) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove the folder to run again") from error
 
 
 def write_latencies(workdir: Path, seconds: Mapping[str, Sequence[float]]) -> None:
@@ -215,9 +294,15 @@ def write_latencies(workdir: Path, seconds: Mapping[str, Sequence[float]]) -> No
 
 
 def read_latencies(workdir: Path) -> dict[str, list[float]]:
-    """What `write_latencies` left; {} where nothing was measured."""
+    """What `write_latencies` left; {} where nothing was measured. UserError where it is something else."""
     path = workdir / "latency.json"
-    return read_json(path) if path.exists() else {}
+    seconds = read_json(path) if path.exists() else {}
+    if not isinstance(seconds, dict) or not all(
+        isinstance(rounds, list) and all(isinstance(value, int | float) for value in rounds)
+        for rounds in seconds.values()
+    ):
+        raise UserError(f"{path} is no {{arm: [seconds, ..]}}; remove it")
+    return seconds
 
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:

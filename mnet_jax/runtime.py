@@ -7,9 +7,14 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.util
+import logging
 import os
 import platform
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from mnet_jax.errors import UserError
 
 KEEP_MEMORY, COMPILATION_CACHE = "MNET_JAX_KEEP_MEMORY", "MNET_JAX_COMPILATION_CACHE"
 
@@ -87,3 +92,23 @@ def programs_folder() -> Path:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     digest = hashlib.sha256(repr((sorted(cpu), threads)).encode()).hexdigest()[:8]
     return cache / "mnet_jax" / "jax" / digest
+
+
+def start_logging() -> None:
+    """Log lines are the messages alone; of libraries, only what goes wrong."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for noisy in ("jax", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what Orbax reports as an error it also raises
+
+
+@contextlib.contextmanager
+def exit_status() -> Iterator[None]:
+    """A user's mistake, or a full disk, ends the process with one line and status 1; a bug keeps its traceback."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

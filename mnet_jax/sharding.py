@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mnet_jax.errors import UserError
+
 RUNS = PartitionSpec("seed")
 BATCHES = PartitionSpec("seed", None, "data")
 EVERYWHERE = PartitionSpec()
@@ -21,14 +23,14 @@ EVERYWHERE = PartitionSpec()
 def mesh(runs: int, batch_size: int, devices: Sequence[jax.Device] | None = None, spread_runs: bool = True) -> Mesh:
     """All devices as ("seed", "data"): as many run groups as divide both runs and devices, the rest shares batches.
 
-    Without `spread_runs` all devices share each batch. Raises ValueError where the batch does not divide by the
+    Without `spread_runs` all devices share each batch. Raises UserError where the batch does not divide by the
     devices that share it.
     """
     devices = jax.devices() if devices is None else devices
     seeds = math.gcd(runs, len(devices)) if spread_runs else 1
     shards = len(devices) // seeds
     if batch_size % shards:
-        raise ValueError(
+        raise UserError(
             f"train.batch_size={batch_size} does not divide by the {shards} devices that share it "
             f"({len(devices)} devices, {runs} runs a job); allowed: a multiple of {shards}"
         )
@@ -62,7 +64,7 @@ def fetch(tree: Any) -> Any:
 # Several processes.
 
 
-def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> None:
+def init_distributed(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of one job, where there are several; must run before JAX is used.
 
     Without `arguments` (None) this happens where a launcher says that there are several: SLURM, Open MPI, TPU workers,
@@ -70,29 +72,29 @@ def start(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
     as told. A process that is not heard of for 30 s, or that failed, ends all the others. Until then they wait for one
     another: on a CPU for 5 minutes at each communication, where XLA's own limit is 30 s.
 
-    Raises ValueError for other arguments, and where the processes do not find one another within 5 minutes.
+    Raises UserError for other arguments, and where the processes do not find one another within 5 minutes.
     """
-    if arguments is None and not several(environ):
+    if arguments is None and not launched_with_many(environ):
         return
-    told: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
     if arguments:
         try:
             address, processes, process = arguments
-            told = {"coordinator_address": address, "num_processes": int(processes), "process_id": int(process)}
+            cluster = {"coordinator_address": address, "num_processes": int(processes), "process_id": int(process)}
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"--distributed {' '.join(arguments)}; allowed: nothing (JAX asks the cluster), or "
                 "HOST:PORT PROCESSES PROCESS, such as node1:1234 4 0 for the first of four"
             ) from None
     if getattr(jax.config, "jax_platforms", None) == "cpu":
         os.environ["XLA_FLAGS"] = f"--xla_cpu_collective_timeout_seconds=300 {os.environ.get('XLA_FLAGS', '')}"
     try:
-        jax.distributed.initialize(**told, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
+        jax.distributed.initialize(**cluster, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the processes of this job did not find one another: {error}") from error
+        raise UserError(f"the processes of this job did not find one another: {error}") from error
 
 
-def several(environ: Mapping[str, str]) -> bool:
+def launched_with_many(environ: Mapping[str, str]) -> bool:
     """Whether a launcher's variables speak of more than one process of this job."""
     counts = (environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     return (
@@ -107,7 +109,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(value: int) -> int:
+def broadcast_from_first(value: int) -> int:
     """The first process's value, on every process."""
     if jax.process_count() == 1:
         return value
@@ -116,7 +118,7 @@ def agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def total(value: int) -> int:
+def sum_over_processes(value: int) -> int:
     """The sum over all processes, on every process."""
     if jax.process_count() == 1:
         return value
@@ -125,7 +127,7 @@ def total(value: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.int32(value))))
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether the flag stands on any process; every process must ask."""
     if jax.process_count() == 1:
         return flag

@@ -1,11 +1,13 @@
-"""The pure heart: state, init, training steps, evaluation, for S seeds at once; the only jit of the project.
+"""The pure heart: state, init, training steps and evaluation of a task, for S runs at once.
 
-Everything here has a leading axis of S runs (seeds, and arms that differ only in traced knobs), which lies on the
+Everything here has a leading axis of S runs (seeds, and arms that differ only in traced fields), which lies on the
 mesh's axis "seed"; batches lie on "data". Shape letters: S runs, T steps, N batches of an evaluation, B images, H W C;
-images arrive as uint8 and stay on the device.
+images arrive as uint8 and stay on the device. To follow one training step, read `train_step`.
 """
 
-from collections.abc import Callable, Sequence
+import fnmatch
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +16,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mnet_jax import models, optim, sharding
+from mnet_jax import config, optim, sharding
 from mnet_jax.data import augment
-from mnet_jax.tasks import classification
+from mnet_jax.errors import UserError
+from mnet_jax.models import weights
+from mnet_jax.tasks import Task
 
 State = dict[str, Any]
 """{"params", "batch_stats", "opt", "ema", "step", "key", "diverged_at"}: pure dicts, each leaf with the axis S.
@@ -24,18 +28,30 @@ State = dict[str, Any]
 `step` counts updates; `diverged_at` is -1, or the first step whose loss was not finite: that run is frozen from there.
 """
 
+Batches = dict[str, Any]
+"""The batches of each run: {"index": int32 [S, T, B]} into the data set that is on the devices, or, where it is not,
+{"images": uint8 [S, T, B, H, W, C], "targets": {name: [S, T, B, ...]}}. To evaluate also "mask", float32 [S, N, B]."""
+
+
+class Network(NamedTuple):
+    """A network in the two parts that a step needs: its task and its config without traced fields."""
+
+    task: Task
+    cfg: Any
+
 
 class Program(NamedTuple):
     """The jitted (or, once lowered, compiled) functions of one static config.
 
     init(seeds_S) -> state
-    train(state, knobs_S, shared, own, start, count) -> (state, sums): the updates `start` to `start + count` of the T
-        in `own`; sums {"loss", "correct"} over them and "diverged_at" after them, each [S].
-    evaluate(state, knobs_S, shared, own) -> the sums of tasks/classification.py, and "images", each [S].
+    train(state, traced_S, teacher, dataset, batches, start, count) -> (state, sums): the updates `start` to
+        `start + count` of the T in `batches`; sums {"loss", *the parts of the task's loss} over them and "diverged_at"
+        after them, each [S].
+    evaluate(state, traced_S, dataset, batches) -> (the task's sums and "images" [S], what it keeps of every image,
+        [S, N, B, ...]).
 
-    Images come in two ways: `shared` = (images_NHWC, labels_N) and `own` = (index_STB,) into them, or `shared` = () and
-    `own` = (images_STBHWC, labels_STB); to evaluate, mask_STB is the last of `own`. Sums are whole on every process;
-    arguments lie as `mnet_jax.sharding` says.
+    `dataset` is (images_NHWC, targets), or () where the batches hold images. `teacher` is {"params", "batch_stats",
+    "traced"} of S teachers, or (). Sums are whole on every process; arguments lie as `mnet_jax.sharding` says.
     """
 
     init: Any
@@ -56,96 +72,126 @@ def over_runs(function: Callable, runs: int) -> Callable:
 
 
 def build(
-    cfg: Any, runs: int, mean: tuple[float, ...], std: tuple[float, ...], steps_per_epoch: int, mesh: Mesh
+    task: Task,
+    cfg: Any,
+    runs: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    steps_per_epoch: int,
+    mesh: Mesh,
+    optimizer: Callable[[Any], Any] | None = None,
+    teacher: Network | None = None,
 ) -> Program:
-    """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
-    rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
-    abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
-    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
-    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
+    """Makes the program of a task for `runs` runs whose configs differ in traced fields at most.
+
+    `mean` and `std` normalize the images. `optimizer` is an experiment's own, in place of `cfg.optim.name`.
+    """
+    cfg = config.without_traced(cfg)
+    lr_factor = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
+    rule = optim.rule(cfg, optimizer)
+    graphdef, params, batch_stats = weights.split(weights.abstract(task, cfg))
+    decayed = optim.decay_mask(params, batch_stats, cfg.optim)
+    trained = trained_mask(params, cfg.optim.trainable)
+    teacher_graphdef = weights.split(weights.abstract(*teacher))[0] if teacher else None
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)
-        model = models.build(cfg.model, nnx.Rngs(params=jax.random.fold_in(key, 0)))
-        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        params, batch_stats = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+        network = task.build(cfg, nnx.Rngs(params=jax.random.fold_in(key, 0)))
+        _, params, batch_stats = weights.split(network)
         return {
             "params": params,
             "batch_stats": batch_stats,
-            "opt": optim.optimizer(cfg.optim, 0.0, 0.0, mask).init(params),
+            "opt": rule(0.0, 0.0, _chosen(decayed, trained)).init(_chosen(params, trained)),
             "ema": jax.tree.map(jnp.copy, params) if cfg.train.ema else {},
             "step": jnp.int32(0),
             "key": jax.random.fold_in(key, 1),
             "diverged_at": jnp.int32(-1),
         }
 
-    def train_step(state: State, knobs: Any, images_BHWC: jax.Array, labels_B: jax.Array) -> tuple[State, dict]:
+    @functools.partial(jax.jit, inline=True)  # so that it is traced once, for the shapes and for the loop
+    def train_step(
+        state: State, traced: Any, teacher_weights: Any, images_BHWC: jax.Array, targets: Any
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One update of one run; returns the new state and the loss and its parts."""
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
         images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
-        classes = cfg.model.num_classes
-        x_BHWC, targets = augment.batch(key_augment, images_BHWC, labels_B, cfg.data, classes, mean, std)
+        x_BHWC, targets = task.augment(key_augment, images_BHWC, targets, cfg, mean, std)
         x_BHWC = x_BHWC.astype(_dtype(state))
+        taught = _teach(teacher_graphdef, teacher_weights, x_BHWC)
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-            model = nnx.merge(graphdef, params, state["batch_stats"])
-            model.train()
-            logits_BK, _ = model(x_BHWC, knobs=knobs, rngs=nnx.Rngs(dropout=key_dropout))
-            loss = classification.loss(logits_BK, targets, cfg.train.label_smoothing)
-            return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
+        def loss_fn(chosen: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+            network = nnx.merge(graphdef, _joined(state["params"], chosen, trained), state["batch_stats"])
+            network.train()
+            _freeze_norms(network, trained)
+            outputs, _ = network(x_BHWC, knobs=traced, rngs=nnx.Rngs(dropout=key_dropout))
+            loss, parts = task.loss(outputs, targets, cfg, taught)
+            return loss, (nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)), parts)
 
-        (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
-        rule = optim.optimizer(cfg.optim, knobs.lr * rate(state["step"]), knobs.weight_decay, mask)
-        updates, opt = rule.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        chosen = _chosen(state["params"], trained)
+        (loss, (batch_stats, parts)), grads = jax.value_and_grad(loss_fn, has_aux=True)(chosen)
+        update = rule(traced.lr * lr_factor(state["step"]), traced.weight_decay, _chosen(decayed, trained)).update
+        updates, opt = update(grads, state["opt"], chosen)
+        params = _joined(state["params"], optax.apply_updates(chosen, updates), trained)
         new = {**state, "params": params, "batch_stats": batch_stats, "opt": opt, "step": state["step"] + 1}
         if cfg.train.ema:
             step = state["step"].astype(jnp.float32)
             decay = jnp.minimum(cfg.train.ema, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
             new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
 
-        going = (state["diverged_at"] < 0) & jnp.isfinite(loss)
-        new = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
-        new["diverged_at"] = jnp.where(going | (state["diverged_at"] >= 0), state["diverged_at"], state["step"])
-        correct = classification.sums(logits_BK, labels_B, jnp.ones(labels_B.shape, jnp.float32))["correct"]
-        return new, {"loss": loss, "correct": correct}
+        finite = (state["diverged_at"] < 0) & jnp.isfinite(loss)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        new["diverged_at"] = jnp.where(finite | (state["diverged_at"] >= 0), state["diverged_at"], state["step"])
+        return new, {"loss": loss, **parts}
 
-    def train_run(state, knobs, shared, own, start, count):
+    def train_run(
+        state: State, traced: Any, teacher_weights: Any, dataset: Any, batches: Batches, start: jax.Array, count: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """The updates `start` to `start + count` of one run."""
+
         def body(index: jax.Array, carry: tuple[State, dict]) -> tuple[State, dict]:
             state, totals = carry
-            of_step = [jax.lax.dynamic_index_in_dim(array_T, index, keepdims=False) for array_T in own]
-            state, sums = train_step(state, knobs, *_batch(shared, of_step))
+            batch = jax.tree.map(lambda array_T: jax.lax.dynamic_index_in_dim(array_T, index, keepdims=False), batches)
+            state, sums = train_step(state, traced, teacher_weights, *_images_and_targets(dataset, batch))
             return state, jax.tree.map(jnp.add, totals, sums)
 
-        zero = {"loss": jnp.zeros((), _dtype(state)), "correct": jnp.float32(0)}
+        first = jax.tree.map(lambda array_T: array_T[0], batches)
+        _, shapes = jax.eval_shape(train_step, state, traced, teacher_weights, *_images_and_targets(dataset, first))
+        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         state, totals = jax.lax.fori_loop(start, start + count, body, (state, zero))
         return state, totals | {"diverged_at": state["diverged_at"]}
 
-    def evaluate_run(state, knobs, shared, own):
-        model = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
-        model.eval()
+    def evaluate_run(state: State, traced: Any, dataset: Any, batches: Batches) -> tuple[dict, dict]:
+        """Sums over the held-out images of one run, and what is kept of each of them."""
+        network = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
+        network.eval()
 
-        def body(totals: dict, of_step: tuple[jax.Array, ...]) -> tuple[dict, None]:
-            mask_B = of_step[-1]
-            images_BHWC, labels_B = _batch(shared, of_step[:-1])
+        @functools.partial(jax.jit, inline=True)  # as `train_step`
+        def evaluated(batch: Batches) -> tuple[dict, dict]:
+            images_BHWC, targets = _images_and_targets(dataset, batch)
             x_BHWC = augment.normalize(images_BHWC, mean, std).astype(_dtype(state))
-            logits_BK, _ = model(x_BHWC, knobs=knobs)
-            sums = classification.sums(logits_BK, labels_B, mask_B) | {"images": jnp.sum(mask_B)}
-            return jax.tree.map(jnp.add, totals, sums), None
+            outputs, _ = network(x_BHWC, knobs=traced)
+            sums = {**task.sums(outputs, targets, batch["mask"], cfg), "images": jnp.sum(batch["mask"])}
+            return sums, dict(task.per_image(outputs, targets, cfg))
 
-        zero = dict.fromkeys((*classification.summed(cfg.model.num_classes), "images"), jnp.float32(0))
-        return jax.lax.scan(body, zero, own)[0]
+        def body(totals: dict, batch: Batches) -> tuple[dict, dict]:
+            sums, kept = evaluated(batch)
+            return jax.tree.map(jnp.add, totals, sums), kept
 
-    def train(state, knobs, shared, own, start, count):
-        def run(state, knobs, own):
-            return train_run(state, knobs, shared, own, start, count)
+        shapes, _ = jax.eval_shape(evaluated, jax.tree.map(lambda array_N: array_N[0], batches))
+        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.lax.scan(body, zero, batches)
 
-        return over_runs(run, runs)(state, knobs, own)
+    def train(state, traced, teacher_weights, dataset, batches, start, count):
+        def of_run(state, traced, teacher_weights, batches):
+            return train_run(state, traced, teacher_weights, dataset, batches, start, count)
 
-    def evaluate(state, knobs, shared, own):
-        def run(state, knobs, own):
-            return evaluate_run(state, knobs, shared, own)
+        return over_runs(of_run, runs)(state, traced, teacher_weights, batches)
 
-        return over_runs(run, runs)(state, knobs, own)
+    def evaluate(state, traced, dataset, batches):
+        def of_run(state, traced, batches):
+            return evaluate_run(state, traced, dataset, batches)
+
+        return over_runs(of_run, runs)(state, traced, batches)
 
     def on_mesh(function: Callable) -> Callable:
         """Traced where the formulations see the mesh."""
@@ -156,24 +202,85 @@ def build(
 
         return traced
 
-    by_run, batches, whole = (
+    by_run, by_batch, whole = (
         NamedSharding(mesh, spec) for spec in (sharding.RUNS, sharding.BATCHES, sharding.EVERYWHERE)
     )
     return Program(
         init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=by_run, out_shardings=by_run),
         train=jax.jit(
             on_mesh(train),
-            in_shardings=(by_run, by_run, whole, batches, whole, whole),
+            in_shardings=(by_run, by_run, by_run, whole, by_batch, whole, whole),
             out_shardings=(by_run, whole),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(on_mesh(evaluate), in_shardings=(by_run, by_run, whole, batches), out_shardings=whole),
+        evaluate=jax.jit(
+            on_mesh(evaluate), in_shardings=(by_run, by_run, whole, by_batch), out_shardings=(whole, by_batch)
+        ),
     )
 
 
-def _batch(shared: tuple[jax.Array, ...], of_step: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    """Images and labels of one step: picked from those that all runs share, or the run's own."""
-    return [array_N[of_step[0]] for array_N in shared] if shared else of_step
+def trained_mask(params: Mapping[str, Any], patterns: tuple[str, ...]) -> dict[str, bool] | None:
+    """Name of each weight -> whether a pattern matches it; None where everything is trained (no patterns).
+
+    Raises UserError for a pattern that matches nothing.
+    """
+    if not patterns:
+        return None
+    names = weights.flatten(params)
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(
+                f"optim.trainable: {pattern!r} matches no weight; they are {', '.join(list(names)[:4])} .. "
+                f"{', '.join(list(names)[-2:])}"
+            )
+    return {name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names}
+
+
+def _chosen(params: Any, trained: Mapping[str, bool] | None) -> Any:
+    """The trained part of a tree of weights: the tree itself, or {name: weight} of those that are trained."""
+    if trained is None:
+        return params
+    return {name: value for name, value in weights.flatten(params).items() if trained[name]}
+
+
+def _joined(params: Any, chosen: Any, trained: Mapping[str, bool] | None) -> Any:
+    """The tree `params` with its trained part replaced by `chosen`."""
+    if trained is None:
+        return chosen
+    return weights.unflatten({**weights.flatten(params), **chosen}, params)
+
+
+def _freeze_norms(network: nnx.Module, trained: Mapping[str, bool] | None) -> None:
+    """Puts the norms of layers of which nothing is trained into evaluation mode: their statistics stay."""
+    if trained is None:
+        return
+    for path, module in nnx.iter_modules(network):
+        if hasattr(module, "use_running_average"):
+            module.use_running_average = not _trains(path, trained)
+
+
+def _trains(path: tuple[Any, ...], trained: Mapping[str, bool]) -> bool:
+    """Whether any weight of the module is trained; of a module without weights, whether one of its parent's is."""
+    prefix = "".join(f"{part}." for part in path)
+    flags = [flag for name, flag in trained.items() if name.startswith(prefix)]
+    return any(flags) if flags else _trains(path[:-1], trained)
+
+
+def _teach(graphdef: Any, teacher_weights: Any, x_BHWC: jax.Array) -> Any:
+    """What the teacher's network answers, in evaluation mode; None without one."""
+    if graphdef is None:
+        return None
+    network = nnx.merge(graphdef, teacher_weights["params"], teacher_weights["batch_stats"])
+    network.eval()
+    outputs, _ = network(x_BHWC, knobs=teacher_weights["traced"])
+    return jax.lax.stop_gradient(outputs)
+
+
+def _images_and_targets(dataset: Any, batch: Batches) -> tuple[jax.Array, Any]:
+    """Images and targets of one step: picked from the data set that all runs share, or the batch's own."""
+    if "index" in batch:
+        return jax.tree.map(lambda array_N: array_N[batch["index"]], dataset)
+    return batch["images"], batch["targets"]
 
 
 def _dtype(state: State) -> jnp.dtype:

@@ -1,16 +1,12 @@
 """The loop around the step: data order, clock, metrics, checkpoints, preemption, the NaN stop: all side effects."""
 
 import contextlib
-import functools
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import analysis, config, inputs, optim, results, sharding, step, sweep
+from mnet_jax import analysis, config, experiment, feed, needs, optim, provenance, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
-from mnet_jax.data import sources
+from mnet_jax.errors import UserError
+from mnet_jax.metrics_log import MetricsLog
 from mnet_jax.models import specs, weights
 from mnet_jax.ops import depthwise
-from mnet_jax.results import Job, Run, Sweep
-from mnet_jax.tasks import spiral
+from mnet_jax.results import Job, Sweep
 
 
 class Preempted(Exception):
@@ -33,13 +29,14 @@ class Preempted(Exception):
 
 
 class Clock:
-    """Seconds by what they were spent on."""
+    """Seconds by what they were spent on (`results.PHASES`)."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("start", "compile", "data", "steps", "evaluation", "writing"), 0.0)
+        self.seconds = dict.fromkeys(results.PHASES, 0.0)
 
     @contextlib.contextmanager
     def spent(self, on: str) -> Iterator[None]:
+        """Adds the time inside to a phase."""
         begin = time.perf_counter()
         try:
             yield
@@ -47,44 +44,40 @@ class Clock:
             self.seconds[on] += time.perf_counter() - begin
 
 
-def work(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float) -> None:
-    """Claims and trains jobs until none is left to claim. `started` is when the process began (`time.time()`).
+def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
+    """Trains the runs of a job, from its newest checkpoint if there is one, and writes their rows.
 
     Raises Preempted when `stop()` turned true.
     """
-    while True:
-        with contextlib.ExitStack() as stack:
-            job = _claimed(workdir, plan, {key[0] for key in _programs}, stack)
-            if job is None:
-                return
-            clock = Clock()
-            clock.seconds["start"], started = (time.time() - started if started else 0.0), 0.0
-            TASKS[plan.config["task"]](workdir, plan, job, stop, clock)
-
-
-def _claimed(workdir: Path, plan: Sweep, compiled: set[str], stack: contextlib.ExitStack) -> Job | None:
-    """The job that the first process claimed, on every process of a mesh."""
-    index = -1
-    if sharding.is_first():
-        job = sweep.next_job(workdir, plan, compiled, stack)
-        index = plan.jobs.index(job) if job else -1
-    index = sharding.agree(index)
-    return plan.jobs[index] if index >= 0 else None
-
-
-def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
-    """Trains the runs of a job, from its newest checkpoint if there is one, and writes their rows."""
     training = Training(workdir, plan, job, clock)
     while not training.ended:
-        training.advance()
+        training.train_chunk()
+        if training.at_end_of_epoch:
+            training.end_epoch()
         if training.ended:
             break
-        if sharding.anywhere(stop()):
+        if sharding.any_process(stop()):
             training.save(wait=True)
             raise Preempted(f"job {job.name} stopped at step {training.done} of {training.steps}")
-        if sharding.agree(time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds):
+        if sharding.broadcast_from_first(time.monotonic() - training.saved > training.cfg.train.checkpoint_seconds):
             training.save()
     training.finish()
+
+
+def measure(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
+    """Runs the task of a job that trains nothing: all seeds at once."""
+    cfg = sweep.arm_config(plan.config, plan.arm(job.runs[0].arm))
+    task = experiment.code_of(workdir, plan).task_of(cfg)
+    assert task.measure
+    with clock.spent("steps"):
+        metrics, arrays = task.measure(cfg, [run.seed for run in job.runs])
+    for run, values in zip(job.runs, metrics, strict=True):
+        if run.seed == 0 and sharding.is_first():
+            results.write_arrays(workdir, run.name, arrays)
+        row = provenance.describe(plan, job, run) | {"data": {}, "metrics": values, "diverged_at": None}
+        write_row(workdir, row, clock, len(job.runs))
+        if stop():
+            raise Preempted(f"job {job.name} stopped")
 
 
 class Training:
@@ -99,111 +92,174 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.chosen(data)
+            self.code = experiment.code_of(workdir, plan)
+            self.task = self.code.task_of(self.cfg)
+            dataset = self.code.load_dataset(data)
+            self.dataset = replace(dataset, targets=self.task.targets(dataset, self.cfg))
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
-            knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
-            self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
-            self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
-            self.per_epoch = self.inputs.per_epoch
-            self.steps = self.per_epoch * self.cfg.train.epochs
-            self.rate = optim.schedule(self.cfg.optim, self.per_epoch, self.steps)
+            self.traced = self._stacked([config.traced_values(cfg) for cfg in self.cfgs])
+            self.feed = feed.make(self.dataset, data, seeds, batch, self.mesh)
+            self.steps_per_epoch = self.feed.steps_per_epoch
+            self.steps = self.steps_per_epoch * self.cfg.train.epochs
+            self.lr_factor = optim.schedule(self.cfg.optim, self.steps_per_epoch, self.steps)
+            self.sources = [needs.load(workdir, plan, run) for run in job.runs]
+            self.teacher_network = needs.teacher_network(plan, job.runs[0], self.sources[0], self.code)
+            self.teacher = self._stacked(needs.teachers(self.sources, self.teacher_network)) or ()
         with clock.spent("compile"):
             self.seeds_S = self._put(np.asarray(seeds, np.int32))
             self.program = self._compiled()
-            sharding.agree(0)  # on a CPU the first step fails where processes come to it more than 30 s apart
+            sharding.broadcast_from_first(0)  # on a CPU the first step fails where processes come 30 s apart
             self.state = self.program.init(self.seeds_S)
-        self.done, self.skipped, self.saved = 0, 0, time.monotonic()
-        self.totals = dict.fromkeys(("loss", "correct"), np.zeros(len(seeds)))
+        self.done, self.corrupt, self.saved = 0, 0, time.monotonic()
+        self.totals: dict[str, np.ndarray] = {}
         self.diverged_at = np.full(len(seeds), -1)
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._restore()
-        self.logs = [Metrics(results.run_dir(workdir, run.name), self.done) for run in job.runs if sharding.is_first()]
+        unfinished = [run for run in job.runs if sharding.is_first() and not results.is_done(workdir, run.name)]
+        self.logs = {run.name: MetricsLog(results.run_dir(workdir, run.name), self.done) for run in unfinished}
 
     def _compiled(self) -> step.Program:
         """The program compiled for these shapes, and kept for the next job of the process."""
-        shared, own, held_out = self.inputs.shared, *self.inputs.shapes()
-        key = (self.job.program, len(self.cfgs), str((shared and shared[0].shape, own, held_out)), self.mesh)
-        if key not in _programs:
-            while len(_programs) >= KEPT_PROGRAMS:
-                del _programs[next(iter(_programs))]
-            source, count = self.source, jax.ShapeDtypeStruct((), jnp.int32)
-            program = step.build(self.cfg, len(self.cfgs), source.mean, source.std, self.per_epoch, self.mesh)
-            state = jax.eval_shape(program.init, self.seeds_S)
-            _programs[key] = step.Program(
-                init=program.init.lower(self.seeds_S).compile(),
-                train=program.train.lower(state, self.knobs, shared, own, count, count).compile(),
-                evaluate=program.evaluate.lower(state, self.knobs, shared, held_out).compile(),
+        dataset, (batches, held_out) = self.feed.dataset, self.feed.shapes()
+        shapes = jax.tree.map(lambda array: array.shape, (dataset, batches, held_out, self.teacher))
+        key = (self.job.program, len(self.cfgs), str(shapes), self.mesh)
+        if key not in compiled_programs:
+            while len(compiled_programs) >= KEPT_PROGRAMS:
+                del compiled_programs[next(iter(compiled_programs))]
+            count = jax.ShapeDtypeStruct((), jnp.int32)
+            program = step.build(
+                self.task,
+                self.cfg,
+                len(self.cfgs),
+                self.dataset.mean,
+                self.dataset.std,
+                self.steps_per_epoch,
+                self.mesh,
+                self.code.optimizer,
+                self.teacher_network,
             )
-        return _programs[key]
+            state = jax.eval_shape(program.init, self.seeds_S)
+            self._check_network(state)
+            train_shapes = (state, self.traced, self.teacher, dataset, batches, count, count)
+            compiled_programs[key] = step.Program(
+                init=program.init.lower(self.seeds_S).compile(),
+                train=program.train.lower(*train_shapes).compile(),
+                evaluate=program.evaluate.lower(state, self.traced, dataset, held_out).compile(),
+            )
+        return compiled_programs[key]
+
+    def _check_network(self, state: step.State) -> None:
+        """UserError where this network is not the one that was planned and counted."""
+        arm = self.plan.arm(self.job.runs[0].arm)
+        one_run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+        params = one_run["params"]
+        built = weights.fingerprint(params, one_run["batch_stats"])
+        if arm.network and built != arm.network:
+            count = sum(leaf.size for leaf in jax.tree.leaves(params))
+            raise UserError(
+                f"arm {arm.name}: the network built here has {count:,} parameters ({built}), the planned one "
+                f"{arm.cost['params']:,} ({arm.network}); an experiment's own network must be defined by its file alone"
+            )
 
     def _restore(self) -> None:
+        used = [[source.record for source in sources.values()] for sources in self.sources]
         restored = self.checkpoints.restore(self.state)
-        if restored is not None:
-            self.state, meta = restored
-            self.done, self.skipped, self.clock.seconds = meta["step"], meta["skipped"], meta["seconds"]
-            self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
-            self.diverged_at = sharding.fetch(self.state["diverged_at"])
-            logging.info("job %s goes on from step %d", self.job.name, self.done)
+        if restored is None:
+            self.state = needs.start_from(self.state, self.sources, self.mesh)
+            return
+        self.state, meta = restored
+        if meta.get("needs", used) != used:
+            raise UserError(
+                f"job {self.job.name} began with other weights: {meta['needs']} then, {used} now; "
+                f"remove {self.checkpoints.folder} to begin again"
+            )
+        self.done, self.corrupt, self.clock.seconds = meta["step"], meta["corrupt"], meta["seconds"]
+        self.totals = {name: np.asarray(value) for name, value in meta["totals"].items()}
+        self.diverged_at = sharding.fetch(self.state["diverged_at"])
+        logging.info("job %s goes on from step %d", self.job.name, self.done)
 
     def _put(self, array: np.ndarray) -> jax.Array:
         return sharding.put(self.mesh, sharding.RUNS, array)
 
+    def _stacked(self, trees: list[Any]) -> Any:
+        """Trees of numbers or arrays, one of each run -> one tree of arrays [S, ...] on the devices; () of no trees."""
+        return jax.tree.map(lambda *leaves: self._put(np.stack([np.asarray(leaf, np.float32) for leaf in leaves])), *trees) if trees else ()  # fmt: skip  # noqa: E501
+
     @property
     def ended(self) -> bool:
+        """Whether all updates are done, or no run is left that has not diverged."""
         return self.done == self.steps or bool((self.diverged_at >= 0).all())
 
-    def advance(self) -> None:
-        """The updates of one window, and what is due at the end of an epoch."""
+    @property
+    def at_end_of_epoch(self) -> bool:
+        """Whether `end_epoch` is due."""
+        return self.done % self.steps_per_epoch == 0 or self.ended
+
+    def train_chunk(self) -> None:
+        """The updates of one chunk of batches."""
         with self.clock.spent("data"):
-            own, first, count = self.inputs.window(self.done)
+            batches, first, count = self.feed.next_chunk(self.done)
         with self.clock.spent("steps"):
             self.state, sums = self.program.train(
-                self.state, self.knobs, self.inputs.shared, own, jnp.int32(first), jnp.int32(count)
+                self.state, self.traced, self.teacher, self.feed.dataset, batches, jnp.int32(first), jnp.int32(count)
             )
-            self.totals = {name: self.totals[name] + np.asarray(sums[name], np.float64) for name in self.totals}
-            self.diverged_at = np.asarray(sums["diverged_at"])
+            self.diverged_at = np.asarray(sums.pop("diverged_at"))
+            self.totals = {
+                name: self.totals.get(name, 0.0) + np.asarray(sum_S, np.float64) for name, sum_S in sums.items()
+            }
         self.done += count
         self._write_progress()
-        if self.done % self.per_epoch == 0 or self.ended:
-            self._end_epoch()
 
-    def _end_epoch(self) -> None:
-        epoch, images = -(-self.done // self.per_epoch), self.per_epoch * self.cfg.train.batch_size
-        rate = float(self.rate(jnp.int32(self.done - 1)))
-        lines = [
-            {
-                "epoch": epoch,
-                "step": self.done,
-                "lr": cfg.optim.lr * rate,
-                "train_loss": float(loss / self.per_epoch),
-                "train_accuracy": float(correct / images),
-            }
-            for cfg, loss, correct in zip(self.cfgs, self.totals["loss"], self.totals["correct"], strict=True)
-        ]
-        self.totals = dict.fromkeys(self.totals, np.zeros(len(lines)))
+    def end_epoch(self) -> None:
+        """Writes a line to the curve of every run, with an evaluation where one is due."""
+        epoch, images = -(-self.done // self.steps_per_epoch), self.steps_per_epoch * self.cfg.train.batch_size
+        factor = float(self.lr_factor(jnp.int32(self.done - 1)))
+        lines = []
+        for number, cfg in enumerate(self.cfgs):
+            line = {"epoch": epoch, "step": self.done, "lr": cfg.optim.lr * factor}
+            for name, total_S in self.totals.items():
+                line[f"train_{name}"] = float(total_S[number] / (self.steps_per_epoch if name == "loss" else images))
+            lines.append(line)
+        self.totals = {}
         if epoch % self.cfg.train.eval_every == 0 or self.ended:
             with self.clock.spent("evaluation"):
-                pieces = [
-                    self.program.evaluate(self.state, self.knobs, self.inputs.shared, own)
-                    for own in self.inputs.held_out()
-                ]
-                sums = jax.tree.map(lambda *sum_S: sum(np.asarray(part, np.float64) for part in sum_S), *pieces)
-                images_S = sums.pop("images")
-            for number, line in enumerate(lines):
-                line |= {EVALUATED[name]: float(sum_S[number] / images_S[number]) for name, sum_S in sums.items()}
+                for line, scores in zip(lines, self._evaluate(), strict=True):
+                    line |= scores
         with self.clock.spent("writing"):
-            for log, line in zip(self.logs, lines, strict=False):
-                log.append(line)
+            for run, line in zip(self.job.runs, lines, strict=True):
+                if run.name in self.logs:
+                    self.logs[run.name].append(line)
+
+    def _evaluate(self) -> list[Mapping[str, float]]:
+        """The task's scores of every run on its held-out images."""
+        sums, kept = [], []
+        for batches in self.feed.held_out():
+            sums_S, kept_SNB = self.program.evaluate(self.state, self.traced, self.feed.dataset, batches)
+            sums.append(sums_S)
+            if kept_SNB:
+                kept.append(sharding.fetch({**kept_SNB, MASK: batches["mask"]}))
+        totals_S = jax.tree.map(lambda *sum_S: sum(np.asarray(part, np.float64) for part in sum_S), *sums)
+        assert self.task.score
+        return [
+            self.task.score(
+                {name: total_S[number] for name, total_S in totals_S.items()}, _in_order(kept, number), self.cfgs[number]
+            )
+            for number in range(len(self.cfgs))
+        ]
 
     def save(self, wait: bool = False) -> None:
         """Starts a checkpoint; with `wait`, returns when it is whole on disk."""
         with self.clock.spent("writing"):
-            totals = {name: value.tolist() for name, value in self.totals.items()}
-            skipped = self.skipped + self.inputs.skipped
-            meta = {"step": self.done, "totals": totals, "skipped": skipped, "seconds": self.clock.seconds}
+            meta = {
+                "step": self.done,
+                "totals": {name: value.tolist() for name, value in self.totals.items()},
+                "corrupt": self.corrupt + self.feed.corrupt,
+                "seconds": self.clock.seconds,
+                "needs": [[source.record for source in sources.values()] for sources in self.sources],
+            }
             self.checkpoints.save(self.done, self.state, meta)
             if wait:
                 self.checkpoints.wait()
@@ -216,37 +272,45 @@ class Training:
         rows are removed.
         """
         parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
-        skipped = sharding.total(self.skipped + self.inputs.skipped)
-        analyzed = self.cfg.analysis and not self.cfg.data.size and self.cfg.model.name in specs.NETWORKS
+        corrupt = sharding.sum_over_processes(self.corrupt + self.feed.corrupt)
+        analyzed = (
+            self.cfg.analysis
+            and not self.cfg.data.size
+            and not self.code.network
+            and self.cfg.model.name in specs.NETWORKS
+        )
         first = self.program.init(self.seeds_S) if analyzed else {}
         initial = sharding.fetch((first["params"], first["batch_stats"])) if analyzed else ()
-        for number, (run, split, log) in enumerate(zip(self.job.runs, self.inputs.splits, self.logs, strict=False)):
-            diverged_at = int(self.diverged_at[number])
+        for number, run in enumerate(self.job.runs):
+            if run.name not in self.logs:
+                continue
+            log, diverged_at = self.logs[run.name], int(self.diverged_at[number])
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, statistics = trained = _of_run(parts, number)
-                weights.save(log.folder / "weights.safetensors", params, statistics, self.cfgs[number])
+                trained = _of_run(parts, number)
+                weights.save(log.folder / "weights.safetensors", *trained, self._header(number))
                 log.close()
-            metrics = {name: log.lines[-1][name] for name in METRICS if name in log.lines[-1]}
+            line = log.lines[-1]
+            metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}
             if analyzed and diverged_at < 0:
                 with self.clock.spent("evaluation"):
                     metrics |= self._analyze(number, trained, _of_run(initial, number))
-            row = describe(self.plan, self.job, run)
+            row = provenance.describe(self.plan, self.job, run)
             row["device"]["depthwise"] = self.depthwise
             row |= {
                 "data": {
-                    "source": self.source.name,
-                    "fingerprint": self.source.fingerprint,
-                    "split": split.rule,
-                    "skipped": skipped,
+                    "source": self.dataset.name,
+                    "fingerprint": self.dataset.fingerprint,
+                    "split": self.feed.splits[number].rule,
+                    "corrupt": corrupt,
                 },
-                "classes": self.source.classes,
+                "needs": [source.record for source in self.sources[number].values()],
                 "metrics": metrics,
                 "diverged_at": diverged_at if diverged_at >= 0 else None,
             }
-            write_row(self.workdir, row, self.clock, len(self.logs))
-        self.inputs.close()
+            write_row(self.workdir, row, self.clock, len(self.job.runs))
+        self.feed.close()
         seconds = self.clock.seconds
         spent = seconds["data"] + seconds["steps"]
         waited = 100 * seconds["data"] / spent
@@ -257,13 +321,28 @@ class Training:
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
 
+    def _header(self, number: int) -> dict[str, Any]:
+        """What stands in a weights file beside the weights (`mnet_jax.trained`)."""
+        flat = config.flatten(self.cfgs[number])
+        run = self.job.runs[number]
+        return {
+            "version": mnet_jax.__version__,
+            "config": {name: value for name, value in flat.items() if name not in config.EXECUTION | config.PLANNING},
+            "task": self.task.name,
+            "experiment": {"name": self.plan.experiment, "arm": run.arm, "seed": run.seed, **self.plan.code},
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+            "class_names": self.dataset.class_names,
+            "input_shape": [*sweep.image_size(self.cfg, self.dataset), self.dataset.shape[-1]],
+        }
+
     def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
         """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
-        images_NHWC, test = sources.in_memory(self.source), self.inputs.splits[number].test
+        images_NHWC, test = self.dataset.in_memory(), self.feed.splits[number].test
         metrics, arrays = analysis.measure(
             self.cfgs[number],
-            self.source.mean,
-            self.source.std,
+            self.dataset.mean,
+            self.dataset.std,
             trained,
             initial,
             analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
@@ -279,11 +358,18 @@ class Training:
         results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
 
 
-EVALUATED = {"correct": "accuracy", "nll": "nll", "correct_top5": "top5_accuracy"}
-"""Sum of an evaluation -> the metric that it is as a mean over the whole held-out set; NLL is in nats."""
+MASK = ""
+"""Key under which the mask of an evaluation travels with what is kept of its images; no task's name is empty."""
 
-METRICS = (*EVALUATED.values(), "train_loss", "train_accuracy")
-"""Of a row: those of the final step; top-5 accuracy only where there are more than 10 classes."""
+
+def _in_order(kept: list[dict[str, np.ndarray]], number: int) -> dict[str, np.ndarray]:
+    """What is kept of each held-out image of a run, [N, ...], from pieces [S, N, B, ...]; {} where nothing is."""
+    flat = [
+        {name: array[number].reshape(-1, *array.shape[3:]) for name, array in piece.items()} for piece in kept
+    ]
+    joined = {name: np.concatenate([piece[name] for piece in flat]) for name in (flat[0] if flat else ())}
+    mask = joined.pop(MASK, None)
+    return {name: array[mask > 0] for name, array in joined.items()}
 
 
 def _of_run(parts: Any, number: int) -> Any:
@@ -294,88 +380,8 @@ def _of_run(parts: Any, number: int) -> Any:
 KEPT_PROGRAMS = 4
 """Compiled programs that a process keeps, the newest: each is thousands of mappings, and Linux allows 65,530."""
 
-_programs: dict[Any, step.Program] = {}
+compiled_programs: dict[Any, step.Program] = {}
 """(job's program, shapes ..) -> the program compiled."""
-
-
-def measure_spiral(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
-    """V2's Figure 1: trains nothing; all seeds of a job at once."""
-    cfg = sweep.arm_config(plan.config, plan.arm(job.runs[0].arm))
-    with clock.spent("steps"):
-        metrics, arrays = spiral.measure(
-            cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, [run.seed for run in job.runs]
-        )
-    for run, values in zip(job.runs, metrics, strict=True):
-        if run.seed == 0 and sharding.is_first():
-            results.write_arrays(workdir, run.name, arrays)
-        row = describe(plan, job, run) | {"data": {}, "classes": 0, "metrics": values, "diverged_at": None}
-        write_row(workdir, row, clock, len(job.runs))
-        if stop():
-            raise Preempted(f"job {job.name} stopped")
-
-
-TASKS: dict[str, Callable[[Path, Sweep, Job, Callable[[], bool], Clock], None]] = {
-    "classification": train,
-    "spiral": measure_spiral,
-}
-
-
-class Metrics:
-    """A run's metrics.jsonl and, where tensorboardX is installed, the same as TensorBoard events.
-
-    Lines of a killed process after `step` are dropped.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        self.folder, self.path = folder, folder / "metrics.jsonl"
-        self.lines = [line for line in results.read_metrics(folder.parent.parent, folder.name) if line["step"] <= step]
-        results.write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self.events: Any = None
-        with contextlib.suppress(ImportError):
-            from tensorboardX import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
-        for line in self.lines:
-            self._event(line)
-
-    def append(self, line: dict[str, float]) -> None:
-        self.lines.append(line)
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        self._event(line)
-
-    def _event(self, line: dict[str, float]) -> None:
-        for name, value in line.items():
-            if self.events and name not in ("epoch", "step"):
-                self.events.add_scalar(name, value, int(line["step"]))
-
-    def close(self) -> None:
-        if self.events:
-            self.events.close()
-
-
-def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
-    """The part of a row that is known before the run starts."""
-    arm, device = plan.arm(run.arm), jax.devices()[0]
-    return {
-        "experiment": plan.experiment,
-        "scale": plan.scale,
-        "run": run.name,
-        "arm": arm.name,
-        "seed": run.seed,
-        "lr": arm.lr,
-        "overrides": arm.overrides,
-        "program": job.program,
-        "cost": {name: value for name, value in arm.cost.items() if name != "images"},
-        "versions": versions(),
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        },
-    }
 
 
 def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> None:
@@ -385,25 +391,3 @@ def write_row(workdir: Path, row: dict[str, Any], clock: Clock, runs: int) -> No
     seconds = {name: round(value / runs, 4) for name, value in clock.seconds.items()}
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results.write_row(workdir, row | {"timing": seconds | {"finished": finished}})
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on; `commit` is empty where the code is not a git checkout, and so is what is not
-    installed but found on the path.
-    """
-    root = Path(mnet_jax.__file__).parent.parent
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
-    packages = ("mnet_jax", "jax", "jaxlib", "flax", "optax")
-    return {name: _version(name) for name in packages} | {"python": platform.python_version(), "commit": commit}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

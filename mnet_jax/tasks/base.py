@@ -1,6 +1,26 @@
-"""What every task declares: its metrics."""
+"""What a task is: a record of its metrics, its config fields and the pure functions of one run.
 
-from dataclasses import dataclass
+The step, the plan, the cost counter, the report and the benchmark ask the record and never which task it is, so a new
+task is one file, here or in an experiment file. Shape letters: B images of a batch, N images of a data set, H W C.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnet_jax.fields import Field
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+
+Targets = Mapping[str, Any]
+"""What the answers are scored against: name -> array whose first axis is that of the images, [B, ...] or [N, ...]."""
+
+Outputs = Any
+"""What the network returns first, a pytree of arrays [B, ...]."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +56,81 @@ class Metric:
     def difference_unit(self) -> str:
         """The unit of a difference of two printed values."""
         return "points" if self.unit == "%" else self.unit
+
+
+def _build(cfg: Any, rngs: "nnx.Rngs") -> "nnx.Module":
+    from mnet_jax import models
+
+    return models.build(cfg.model, rngs)
+
+
+def _augment(
+    key: "jax.Array",
+    images_BHWC: "jax.Array",
+    targets: Targets,
+    cfg: Any,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple["jax.Array", Targets]:
+    from mnet_jax.data import augment
+
+    return augment.images(key, images_BHWC, cfg.data, mean, std), targets
+
+
+def _accept(*_: Any) -> None:
+    """Refuses nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of work that a run does.
+
+    A task whose `measure` is given trains nothing: that function is the whole run. All others are trained, and of them
+    `loss`, `sums` or `per_image`, and `score` must be given. `cfg` is the run's config; inside the compiled step it
+    lacks the traced fields (`mnet_jax.fields.Field`), so that reading one there fails.
+
+    `name`        the word of the config field `task`.
+    `metrics`     (cfg) -> the metrics of a row; the first one decides where a claim names none.
+    `fields`      the task's section of the config: {"spiral.dim": Field(...)}.
+    `check`       (cfg) refuses settings that do not go together, with a UserError.
+    `check_data`  (cfg, dataset) refuses a data set that the task or its network does not fit.
+    `targets`     (dataset, cfg) -> the targets of all images, [N, ...] each.
+    `build`       (cfg, rngs) -> the network with its heads, initialized. It is called with (images_BHWC, knobs=, rngs=)
+                  and returns (outputs, endpoints).
+    `augment`     (key, images uint8 [B, H, W, C], targets, cfg, mean, std) -> normalized images and the targets, which
+                  move together.
+    `loss`        (outputs, targets, cfg, teacher) -> the scalar to minimize, and its named parts as sums over the
+                  images of the batch: each becomes `train_NAME`, a mean over the images of an epoch. `teacher` is what
+                  the teacher's network returns for the same images, None without one.
+    `sums`        (outputs, targets, mask_B, cfg) -> what an evaluation adds up over the images with mask 1.
+    `per_image`   (outputs, targets, cfg) -> what an evaluation keeps of every image, arrays [B, ...] by name: predictions,
+                  and the targets that they are scored against.
+    `score`       (sums, kept, cfg) -> the metrics of group "test" by name. `sums` are those of `sums`, and "images";
+                  `kept` is what `per_image` returned, [N, ...], in the order of the held-out images. Runs on the host.
+    `measure`     (cfg, seeds) -> the metrics of each seed, and arrays of the first one by name.
+    `pictures`    (workdir, sweep) -> pictures of this task for the report: (title, figure, caption) each.
+    """
+
+    name: str
+    metrics: Callable[[Any], tuple[Metric, ...]]
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    check: Callable[[Any], None] = _accept
+    check_data: Callable[[Any, Any], None] = _accept
+    targets: Callable[[Any, Any], Targets] = lambda dataset, cfg: dataset.targets
+    build: Callable[[Any, "nnx.Rngs"], Any] = _build
+    augment: Callable[..., tuple["jax.Array", Targets]] = _augment
+    loss: Callable[[Outputs, Targets, Any, Outputs | None], tuple[Any, Mapping[str, Any]]] | None = None
+    sums: Callable[[Outputs, Targets, Any, Any], Mapping[str, Any]] = lambda outputs, targets, mask_B, cfg: {}
+    per_image: Callable[[Outputs, Targets, Any], Mapping[str, Any]] = lambda outputs, targets, cfg: {}
+    score: Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Any], Mapping[str, float]] | None = None
+    measure: Callable[[Any, list[int]], tuple[list[dict[str, float]], dict[str, np.ndarray]]] | None = None
+    pictures: Callable[..., list[Any]] = lambda workdir, sweep: []
+
+    @property
+    def trains(self) -> bool:
+        """Whether a run of this task trains a network."""
+        return self.measure is None
+
+
+TRAIN_LOSS = Metric("train_loss", "training loss", "nats", 3, higher_is_better=False, group="training")
+"""The mean of the loss over the last epoch, of every task that trains."""

@@ -13,9 +13,28 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from typing import Any
+
 import numpy as np
 
+from mnet_jax.errors import UserError
+from mnet_jax.fields import COUNT, Field, Range
 from mnet_jax.models.specs import ACTIVATIONS
+from mnet_jax.tasks.base import Metric, Task
+
+FIELDS = {
+    "spiral.dim": Field(2, "dimension that the spiral is embedded in (V2 Figure 1)", COUNT),
+    "spiral.points": Field(1000, "points on the spiral", Range(2, 1e6)),
+    "spiral.act": Field("relu", "activation of the embedded spiral", tuple(ACTIVATIONS)),
+}
+
+METRICS = (
+    Metric("collapsed", "collapsed", higher_is_better=False),
+    Metric("collapsed_theory", "collapsed, theory", higher_is_better=False),
+    Metric("all_zero", "all zero", higher_is_better=False),
+    Metric("readout_error", "readout error", higher_is_better=False),
+    Metric("pinv_error", "pinv error", higher_is_better=False),
+)
 
 
 def points_on_spiral(points: int) -> np.ndarray:
@@ -44,10 +63,10 @@ def measure(
       ValueError: `dim` below 1, `points` below 2, or an activation that is not in `ACTIVATIONS`.
     """
     if act not in ACTIVATIONS:
-        raise ValueError(f"spiral.act={act!r}: allowed are {', '.join(ACTIVATIONS)}")
+        raise UserError(f"spiral.act={act!r}: allowed are {', '.join(ACTIVATIONS)}")
     for name, value, least in (("dim", dim, 1), ("points", points, 2)):
         if value < least:
-            raise ValueError(f"spiral.{name}={value}: allowed are whole numbers from {least}")
+            raise UserError(f"spiral.{name}={value}: allowed are whole numbers from {least}")
     x_P2 = points_on_spiral(points)
     t_SN2 = np.stack([embedding(dim, seed) for seed in seeds])
     metrics, output_SP2 = losses(x_P2, t_SN2, *ACTIVATIONS[act])
@@ -110,3 +129,11 @@ def _readout_residual(y_SPN: np.ndarray, x_P2: np.ndarray) -> np.ndarray:
 
 def _norm(x_SP2: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(x_SP2).sum((1, 2)))
+
+
+def run(cfg: Any, seeds: Sequence[int]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """`measure` by the fields `spiral.*`."""
+    return measure(cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, seeds)
+
+
+TASK = Task(name="spiral", metrics=lambda cfg: METRICS, fields=FIELDS, measure=run)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mnet_jax import config, results, sweep, train
+from mnet_jax import config, experiment, locks, results, sweep, train
+from mnet_jax.errors import UserError
 from mnet_jax.results import Job, Sweep
 
 SECONDS = 20.0
@@ -22,21 +22,19 @@ HEAVY = 1e11
 """Multiply-adds of a training step that a CPU does not try: minutes."""
 
 
-class Pace(NamedTuple):
+class JobCost(NamedTuple):
     """What one job of a program costs, in seconds: to compile it, and to train and evaluate its runs."""
 
     compile: float
     train: float
 
 
-def trains(plan: Sweep) -> bool:
-    return plan.config["task"] == "classification"
-
-
-def samples(plans: Sequence[Sweep]) -> list[Sweep]:
-    """The plans with one job of each program; the last one, of digits, can run anywhere."""
-    anywhere = sweep.Experiment("digits", "", config.at_scale, lambda _: iter([{}]), {})
-    return [_sample(plan) for plan in (*plans, sweep.plan(anywhere, "digits", {}, "train", ""))]
+def one_job_per_program(plans: Sequence[Sweep]) -> list[Sweep]:
+    """The plans with one job of each program; the last plan, of digits, can run anywhere."""
+    digits = experiment.Experiment(
+        "digits", "", config.at_scale, lambda _: iter([{}]), {}, Path("digits.py"), "", experiment.Code()
+    )
+    return [_sample(plan) for plan in (*plans, sweep.plan(digits, "digits", {}, "train", ""))]
 
 
 def _sample(plan: Sweep) -> Sweep:
@@ -46,7 +44,7 @@ def _sample(plan: Sweep) -> Sweep:
     return replace(plan, jobs=tuple(first.values()))
 
 
-def calibrate(workdirs: Sequence[Path]) -> None:
+def time_jobs(workdirs: Sequence[Path]) -> None:
     """Times jobs of the samples in these workdirs until SECONDS are over; others may do so at the same time.
 
     The last sample is timed where none of the others could be.
@@ -56,15 +54,15 @@ def calibrate(workdirs: Sequence[Path]) -> None:
     turns = [job for turn in range(max(map(len, own))) for jobs in own for job in jobs[turn : turn + 1]]
     until = time.monotonic() + SECONDS
     for workdir, plan, job in [*turns, *last]:
-        timed = any(path for workdir in workdirs for path in workdir.glob("jobs/*/pace.json"))
+        timed = any(path for workdir in workdirs for path in workdir.glob("jobs/*/job_cost.json"))
         if timed and (time.monotonic() > until or (workdir, plan, job) in last):
             return
-        with sweep.claim(workdir, job) as mine:
-            path = results.job_dir(workdir, job.name) / "pace.json"
+        with locks.claim(workdir, job.runs) as mine:
+            path = results.job_dir(workdir, job.name) / "job_cost.json"
             if mine and not path.exists() and not _too_heavy(plan, job):
                 try:
-                    results.write_atomic(path, json.dumps(measure(plan, job)._asdict()))
-                except (ValueError, OSError) as reason:
+                    results.write_atomic(path, json.dumps(measure(workdir, plan, job)._asdict()))
+                except (UserError, OSError) as reason:
                     logging.info("%s:%s cannot run here: %s", plan.experiment, plan.scale, reason)
 
 
@@ -73,57 +71,56 @@ def _too_heavy(plan: Sweep, job: Job) -> bool:
     return jax.default_backend() == "cpu" and 3 * madds * plan.config["train.batch_size"] > HEAVY
 
 
-def measure(plan: Sweep, job: Job) -> Pace:
+def measure(workdir: Path, plan: Sweep, job: Job) -> JobCost:
     """Compiles the job's program and runs some of its steps; an evaluated image counts as a third of a trained one."""
-    with tempfile.TemporaryDirectory() as folder:
-        clock = train.Clock()
-        training = train.Training(Path(folder), plan, job, clock)
-        own, first, most = training.inputs.window(0)
+    clock = train.Clock()
+    training = train.Training(workdir, plan, job, clock)
+    batches, first, most = training.feed.next_chunk(0)
 
-        def seconds(count: int) -> float:
-            begin = time.perf_counter()
-            inputs = (training.state, training.knobs, training.inputs.shared, own)
-            training.state, sums = training.program.train(*inputs, jnp.int32(first), jnp.int32(count))
-            jax.block_until_ready(sums)
-            return time.perf_counter() - begin
+    def seconds(count: int) -> float:
+        begin = time.perf_counter()
+        inputs = (training.state, training.traced, training.teacher, training.feed.dataset, batches)
+        training.state, sums = training.program.train(*inputs, jnp.int32(first), jnp.int32(count))
+        jax.block_until_ready(sums)
+        return time.perf_counter() - begin
 
-        seconds(1)
-        count = min(most, max(1, int(1.0 / seconds(1))))
-        step = seconds(count) / count
-        training.inputs.close()
-        for log in training.logs:
-            log.close()
-        epochs, every = training.cfg.train.epochs, training.cfg.train.eval_every
-        batches = -(-len(training.inputs.splits[0].test) // training.cfg.train.batch_size)
-        return Pace(clock.seconds["compile"], step * (training.steps + -(-epochs // every) * batches / 3))
+    seconds(1)
+    count = min(most, max(1, int(1.0 / seconds(1))))
+    step = seconds(count) / count
+    training.feed.close()
+    for log in training.logs.values():
+        log.close()
+    epochs, every = training.cfg.train.epochs, training.cfg.train.eval_every
+    held_out = -(-len(training.feed.splits[0].test) // training.cfg.train.batch_size)
+    return JobCost(clock.seconds["compile"], step * (training.steps + -(-epochs // every) * held_out / 3))
 
 
-def read(workdirs: Sequence[Path]) -> dict[str, Pace]:
-    """Program -> pace, and those of the last workdir."""
-    paces = {}
+def read(workdirs: Sequence[Path]) -> dict[str, JobCost]:
+    """Program -> what a job of it costs."""
+    costs = {}
     for workdir in workdirs:
         for job in results.read_sweep(workdir).jobs:
-            path = results.job_dir(workdir, job.name) / "pace.json"
+            path = results.job_dir(workdir, job.name) / "job_cost.json"
             if path.exists():
-                paces[job.program] = Pace(**results.read_json(path))
-    return paces
+                costs[job.program] = JobCost(**results.read_json(path))
+    return costs
 
 
-def describe(plans: Sequence[Sweep], sampled: Sequence[Sweep], paces: Mapping[str, Pace], workers: int) -> str:
+def describe(plans: Sequence[Sweep], sampled: Sequence[Sweep], costs: Mapping[str, JobCost], workers: int) -> str:
     """How long each plan will take, and all; says what was timed and what follows from multiply-adds."""
-    timed = [(_work(plan, job), paces[job.program]) for plan in sampled for job in plan.jobs if job.program in paces]
+    timed = [(_work(plan, job), costs[job.program]) for plan in sampled for job in plan.jobs if job.program in costs]
     if not timed:
         return "no program could be timed here"
-    rate = sum(pace.train for _, pace in timed) / sum(work for work, _ in timed)
-    typical = Pace(sum(pace.compile for _, pace in timed) / len(timed), 0.0)
+    rate = sum(cost.train for _, cost in timed) / sum(work for work, _ in timed)
+    typical = JobCost(sum(cost.compile for _, cost in timed) / len(timed), 0.0)
     lines, total = [], 0.0
     for plan in plans:
         seconds, programs = 0.0, [job.program for job in plan.jobs]
         for program in set(programs):
-            seconds += paces.get(program, typical).compile * min(workers, programs.count(program))
+            seconds += costs.get(program, typical).compile * min(workers, programs.count(program))
         for job in plan.jobs:
-            seconds += paces[job.program].train if job.program in paces else rate * _work(plan, job)
-        seconds, known = seconds / workers, len(set(programs) & paces.keys())
+            seconds += costs[job.program].train if job.program in costs else rate * _work(plan, job)
+        seconds, known = seconds / workers, len(set(programs) & costs.keys())
         total += seconds
         how = "every program timed"
         if known < len(set(programs)):

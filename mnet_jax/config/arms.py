@@ -1,0 +1,67 @@
+"""What the sweeps of experiment files are written with."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mnet_jax.config.claims import trend
+from mnet_jax.errors import UserError
+from mnet_jax.fields import nearest
+from mnet_jax.models.specs import NETWORKS
+
+
+def tuned(
+    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float] | float], config: ConfigDict
+) -> Iterator[dict[str, Any]]:
+    """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's.
+
+    A number in the place of the arms' rates is that of all.
+    """
+    of_scale = rates.get(config.scale, {})
+    if isinstance(of_scale, Mapping):
+        for name in of_scale:
+            if name not in arms:
+                raise UserError(f"a learning rate for arm {name!r}{nearest(name, arms)}; the arms are {', '.join(arms)}")
+    for name, overrides in arms.items():
+        lr = of_scale.get(name, config.optim.lr) if isinstance(of_scale, Mapping) else of_scale
+        yield {"name": name, **overrides, "optim.lr": lr}
+
+
+def at_resolution(config: ConfigDict, pixels: int) -> dict[str, int]:
+    """The override that makes the images `pixels` high and wide: crops of large ones, small ones resized."""
+    return {"data.size" if config.data.size else "data.resolution": pixels}
+
+
+def multipliers(
+    config: ConfigDict, widths: Sequence[float], resolutions: Sequence[int]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Arms "width@resolution" of every pair, both ascending, and what a claim says of them.
+
+    The claim's trends are those of width at the highest resolution and of resolution at the largest width, each against
+    2 log2 of it: multiply-adds go with the square of either (Howard et al. 2017, equation 7), so that a slope is in
+    points for each doubling of them. Its curve is a line for each resolution.
+    """
+
+    def name(width: float, resolution: int) -> str:
+        return f"{width:g}@{resolution}"
+
+    arms = {
+        name(width, resolution): {"model.width": width, **at_resolution(config, resolution)}
+        for resolution in reversed(resolutions)
+        for width in reversed(widths)
+    }
+    by_resolution = {resolution: [name(width, resolution) for width in widths] for resolution in resolutions}
+    by_width = [name(widths[-1], resolution) for resolution in resolutions]
+    contrasts = (
+        trend(by_resolution[resolutions[-1]], [2 * math.log2(width) for width in widths]),
+        trend(by_width, [2 * math.log2(resolution) for resolution in resolutions]),
+    )
+    series = {f"resolution {resolution}": members for resolution, members in by_resolution.items()}
+    return arms, {"contrasts": contrasts, "curve": {"x": "madds", "points": {}, "series": series}}
+
+
+def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:
+    """The rows of the named network, to make `model.blocks` from."""
+    return NETWORKS[config.model.name].blocks

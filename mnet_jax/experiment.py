@@ -1,0 +1,216 @@
+"""An experiment file, loaded: its settings, arms and claim, and the code that it may bring.
+
+Beside `get_config(scale)`, `sweep(config)` and `claim`, a file may define
+
+    network(cfg, rngs)   the network of every arm: a Flax NNX module, called as `mnet_jax.tasks.base.Task.build` says
+    blocks               {"name": class}: blocks for `model.block`, built and called as those in models/blocks.py
+    optimizer(cfg)       a function (learning rate, weight decay, mask) -> optax transformation (`mnet_jax.optim`)
+    metrics              {config.Metric(...): function(outputs, targets) -> values [B]}: more means over the test images
+    dataset(data)        from the config's section `data` to a `mnet_jax.data.dataset.Dataset`, in place of `data.source`
+    task                 a `config.Task` of its own, for `config.task = task.name`
+    fields               {"section.name": config.Field(...)}: fields of its own, for its arms to differ in
+
+Workers import the file again, so it must be importable by its path alone, and is compared with what was planned.
+"""
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnet_jax import config, results
+from mnet_jax.errors import UserError
+from mnet_jax.fields import nearest
+from mnet_jax.results import Sweep
+from mnet_jax.tasks import TASKS, Metric, Task
+
+COPY = "experiment.py"
+"""Name of the copy in the workdir."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What of a run is code of the experiment file; None and {} stand for the package's own."""
+
+    network: Callable[..., Any] | None = None
+    blocks: Mapping[str, Any] | None = None
+    optimizer: Callable[[Any], Any] | None = None
+    metrics: Mapping[Metric, Callable[..., Any]] | None = None
+    dataset: Callable[[Any], Any] | None = None
+    task: Task | None = None
+    fields: Mapping[str, config.Field] | None = None
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
+
+    def task_of(self, cfg: Any) -> Task:
+        """The task of a config, with the file's network and metrics in it."""
+        task = TASKS[cfg.task]
+        if not task.trains:
+            return task
+        if self.network:
+            task = replace(task, build=functools.partial(_build_network, self.network))
+        elif self.blocks:
+            task = replace(task, build=functools.partial(_build_with_blocks, self.blocks))
+        return _with_metrics(task, self.metrics) if self.metrics else task
+
+    def load_dataset(self, data: Any) -> Any:
+        """The data set of the config's section `data`."""
+        from mnet_jax.data import load
+
+        return self.dataset(data) if self.dataset else load.from_config(data)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file: its name and docstring, what it defines, and the digest of what its training depends on."""
+
+    name: str
+    doc: str
+    get_config: Callable[[str], Any]
+    sweep: Callable[[Any], Iterator[dict[str, Any]]]
+    claim: Any
+    path: Path
+    source: str
+    code: Code
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What sweep.json says of the file: {} where it brings no code."""
+        return {"file": str(self.path.resolve()), "sha256": digest(self.source)} if self.code else {}
+
+
+@functools.cache
+def load(path: Path) -> Experiment:
+    """Imports an experiment file; UserError where it is missing, broken or without `get_config`."""
+    if not path.is_file():
+        names = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        near = nearest(path.name, names)
+        raise UserError(f"no experiment file {path}{near}; in {path.parent}: {', '.join(names) or 'none'}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file; allowed: a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        source = path.read_text(encoding="utf-8")
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    code = Code(**{name: _checked(path, name, getattr(module, name, None)) for name in Code.__dataclass_fields__})
+    for name in ("get_config", "sweep"):
+        if not callable(getattr(module, name, None)) and (name == "get_config" or hasattr(module, name)):
+            raise UserError(f"{path} defines no function {name}; see any file in experiments/")
+    if code.task:
+        if TASKS.get(code.task.name, code.task) is not code.task and code.task.name in ("classification", "spiral"):
+            raise UserError(f"{path}: the task {code.task.name!r} exists already; choose another name")
+        TASKS[code.task.name] = code.task
+        config.add_fields(code.task.fields, str(path))
+    config.add_fields(code.fields or {}, str(path))
+    return Experiment(
+        name=path.stem,
+        doc=str(module.__doc__ or path.stem).strip(),
+        get_config=module.get_config,
+        sweep=getattr(module, "sweep", lambda _: iter([{}])),
+        claim=getattr(module, "claim", {}),
+        path=path,
+        source=source,
+        code=code,
+    )
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    """What a file defines under a name of `Code`; UserError where it is of another kind."""
+    kinds = {
+        "task": (Task, "a config.Task"),
+        "blocks": (Mapping, "a dict from names to classes"),
+        "metrics": (Mapping, "a dict from config.Metric to functions"),
+        "fields": (Mapping, "a dict from names to config.Field"),
+    }
+    kind, allowed = kinds.get(name, (Callable, "a function"))
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
+    if name == "metrics" and value and not all(isinstance(key, Metric) and callable(of) for key, of in value.items()):
+        raise UserError(f"{path}: metrics is {value!r}; allowed: {allowed}")
+    return value
+
+
+def digest(source: str) -> str:
+    """SHA-256 of what a file computes: of its syntax, without comments, its docstring and its claim."""
+    tree = ast.parse(source)
+    if ast.get_docstring(tree) is not None:
+        del tree.body[0]
+    tree.body = [node for node in tree.body if "claim" not in _defined(node)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def code_of(workdir: Path, sweep: Sweep) -> Code:
+    """The code that the runs of a plan need; UserError with the difference where the file is no longer the planned."""
+    if not sweep.code:
+        return Code()
+    experiment = load(Path(sweep.code["file"]))
+    if experiment.fingerprint != sweep.code:
+        raise UserError(changed(workdir, experiment))
+    return experiment.code
+
+
+def changed(workdir: Path, experiment: Experiment) -> str:
+    """Says how the file differs from the copy in the workdir."""
+    copy = workdir / COPY
+    before = copy.read_text(encoding="utf-8") if copy.exists() else ""
+    lines = difflib.unified_diff(before.split("\n"), experiment.source.split("\n"), "planned", "now", lineterm="", n=0)
+    difference = "\n".join(list(lines)[:20])
+    return f"{experiment.path} is not the file that {workdir} was planned with; choose another --workdir\n{difference}"
+
+
+def write_copy(workdir: Path, experiment: Experiment) -> None:
+    """Keeps the file beside the plan, where it brings code."""
+    if experiment.code:
+        results.write_atomic(workdir / COPY, experiment.source)
+
+
+def _build_network(network: Callable[..., Any], cfg: Any, rngs: Any) -> Any:
+    """The file's network; kernels of this package's layers in it are drawn by `model.init`."""
+    from flax import nnx
+
+    from mnet_jax.models import init
+
+    module = network(cfg, rngs)
+    if not isinstance(module, nnx.Module):
+        raise UserError(f"network(cfg, rngs) returned {type(module).__name__}; allowed: a flax.nnx.Module")
+    init.initialize(module, rngs.params(), cfg.model.init)
+    return module
+
+
+def _build_with_blocks(blocks: Mapping[str, Any], cfg: Any, rngs: Any) -> Any:
+    from mnet_jax import models
+
+    return models.build(cfg.model, rngs, blocks)
+
+
+def _with_metrics(task: Task, metrics: Mapping[Metric, Callable[..., Any]]) -> Task:
+    """The task with more means over the test images."""
+    by_name = {metric.name: of for metric, of in metrics.items()}
+
+    def sums(outputs: Any, targets: Any, mask_B: Any, cfg: Any) -> dict[str, Any]:
+        import jax.numpy as jnp
+
+        added = {name: jnp.sum(jnp.where(mask_B > 0, of(outputs, targets), 0)) for name, of in by_name.items()}
+        return {**task.sums(outputs, targets, mask_B, cfg), **added}
+
+    def score(sums: Mapping[str, Any], kept: Mapping[str, Any], cfg: Any) -> dict[str, float]:
+        scored = task.score({name: value for name, value in sums.items() if name not in by_name}, kept, cfg)
+        return {**scored, **{name: float(sums[name] / sums["images"]) for name in by_name}}
+
+    return replace(task, metrics=lambda cfg: (*task.metrics(cfg), *metrics), sums=sums, score=score)

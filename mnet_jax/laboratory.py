@@ -1,0 +1,241 @@
+"""The Python API: plan, train and report experiments, as the command line does."""
+
+import glob
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnet_jax import experiment, results, workers
+from mnet_jax.errors import UserError
+from mnet_jax.experiment import Experiment
+from mnet_jax.results import Sweep
+
+if TYPE_CHECKING:
+    from mnet_jax.report import Summary
+
+VIRTUAL_DEVICES = 32
+"""Most virtual CPU devices that a plan compiles for; for more, memory is extrapolated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment at a scale, what would be run, and the folder for it."""
+
+    experiment: Experiment
+    sweep: Sweep
+    workdir: Path
+
+    def __str__(self) -> str:
+        from mnet_jax import sweep
+
+        return sweep.describe(self.sweep)
+
+
+def find(pattern: str) -> list[tuple[Path, str]]:
+    """FILE[:SCALE], where FILE may be a glob -> the files, each with the scale ("digits" where none is given)."""
+    file, _, scale = pattern.partition(":")
+    return [(Path(match), scale or "digits") for match in sorted(glob.glob(file)) or [file]]
+
+
+def plan(
+    files: Sequence[str | Path],
+    workdirs: Sequence[str | Path] = (),
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    mode: str = "train",
+    out: str | Path = "runs",
+    command: str = "",
+) -> list[Plan]:
+    """What the experiment files would run; nothing is written and nothing is trained.
+
+    Args:
+      files: FILE[:SCALE] each, or globs. Of several, those that do not take the scale are left out, with a line in the
+        log that says why.
+      workdirs: one folder for each file; by default OUT/NAME-SCALE.
+      overrides: values of config fields, such as {"seeds": 3}.
+      mode: "train", or "tune" for a grid of learning rates on other seeds.
+      out: folder of the workdirs.
+      command: what sweep.json says the plan was made by.
+
+    Raises UserError for anything wrong in a file or an override.
+    """
+    from mnet_jax import capacity, sweep
+
+    found = [pair for pattern in files for pair in find(str(pattern))]
+    suffix = "-tune" if mode == "tune" else ""
+    folders = [Path(folder) for folder in workdirs]
+    folders = folders or [Path(out) / f"{path.stem}-{scale}{suffix}" for path, scale in found]
+    if len(folders) != len(found):
+        raise UserError(f"one workdir for each experiment file: got {len(folders)} and {len(found)}")
+    plans = []
+    for (path, scale), workdir in zip(found, folders, strict=True):
+        loaded = experiment.load(path)
+        if len(found) > 1:
+            try:
+                sweep.base_config(loaded, scale)
+            except UserError as reason:
+                logging.info("skipped %s:%s: %s", path.stem, scale, reason)
+                continue
+        planned = sweep.plan(loaded, scale, overrides or {}, mode, command, capacity.runs_that_fit)
+        plans.append(Plan(loaded, planned, workdir))
+    return plans
+
+
+def minutes(plans: Sequence[Plan], processes: int | None = None) -> str:
+    """How long each plan will take on this machine, in words; some steps of its programs are run to find out."""
+    from mnet_jax import estimate
+
+    trained = [plan for plan in plans if _trains(plan)]
+    if not trained:
+        return ""
+    sampled = estimate.one_job_per_program([plan.sweep for plan in trained])
+    with tempfile.TemporaryDirectory() as folder:
+        workdirs = [Path(folder) / str(number) for number in range(len(sampled))]
+        for workdir, sample in zip(workdirs, sampled, strict=True):
+            results.write_sweep(workdir, sample)
+        for workdir, plan in zip(workdirs, trained, strict=False):
+            experiment.write_copy(workdir, plan.experiment)
+        pins = worker_pins(processes, sum(len(plan.sweep.jobs) for plan in trained))
+        if len(pins) > 1:
+            workers.run(workdirs, pins, timing=True)
+        else:
+            estimate.time_jobs(workdirs)
+        costs = estimate.read(workdirs)
+    return estimate.describe([plan.sweep for plan in trained], sampled, costs, max(1, len(pins)))
+
+
+def _trains(plan: Plan) -> bool:
+    from mnet_jax import sweep
+
+    cfg = sweep.arm_config(plan.sweep.config, plan.sweep.arms[0])
+    return plan.experiment.code.task_of(cfg).trains
+
+
+def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None = None) -> int:
+    """Trains what is missing, and the seeds that `seeds_until` then asks for; reports.
+
+    `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
+    when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
+    """
+    from mnet_jax import sharding, sweep
+
+    while True:
+        if sharding.is_first():
+            plans = [_written(plan) for plan in plans]
+        sharding.broadcast_from_first(0)  # the others wait for what they are about to read
+        status, failures = _train_missing(plans, processes)
+        finished = not (status or failures)
+        more = finished and any(sweep.with_more_seeds(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
+        if not sharding.broadcast_from_first(more):
+            break
+    if sharding.is_first():
+        summaries = report([plan.workdir for plan in plans], out)
+        left = sum(len(sweep.left(plan.workdir, plan.sweep)) for plan in plans)
+        failures += [line for plan in plans for line in sweep.stopped(plan.workdir, plan.sweep)]
+        for line in failures:
+            logging.error(line)
+        if left:
+            jobs = sum(len(plan.sweep.jobs) for plan in plans)
+            logging.info("%d of %d jobs are left; the same command goes on", left, jobs)
+        status = (1 if failures else 75) if left else int(len(summaries) < len(plans))
+    return sharding.broadcast_from_first(status)  # the others wait for the report: to end early would be to fail
+
+
+def _written(plan: Plan) -> Plan:
+    from mnet_jax import sweep
+
+    widened = sweep.with_more_seeds(plan.workdir, plan.sweep)
+    return Plan(plan.experiment, sweep.write(plan.workdir, widened, plan.experiment), plan.workdir)
+
+
+def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, list[str]]:
+    """In this process or in one for each core; returns the exit status and a line for each worker that failed."""
+    import jax
+
+    from mnet_jax import progress, sharding, sweep, worker
+
+    if not sharding.is_first():
+        return worker.work([plan.workdir for plan in plans]), []
+    left = {plan.workdir: len(jobs) for plan in plans if (jobs := sweep.left(plan.workdir, plan.sweep))}
+    several = jax.process_count() > 1
+    pins = worker_pins(processes, sum(left.values()))
+    if not left and not several:
+        return 0, []
+    with progress.shown({plan.workdir: plan.sweep for plan in plans}):
+        if len(pins) > 1:
+            hang_seconds = max(plan.sweep.config["train.hang_seconds"] for plan in plans)
+            return workers.run(list(left), pins, hang_seconds)
+        return worker.work([plan.workdir for plan in plans] if several else list(left)), []
+
+
+def worker_pins(processes: int | None, jobs: int) -> list[int]:
+    """The core of each worker process; none where this process is to do the work itself, on an accelerator."""
+    import jax
+
+    if processes is not None and processes < 1:
+        raise UserError(f"--workers {processes}; allowed: 1 or more")
+    cores = workers.cores() if jax.default_backend() == "cpu" and jax.process_count() == 1 else []
+    if processes and processes > 1 and not cores:
+        raise UserError(f"--workers {processes}: only a CPU is shared by processes; allowed: 1, with runs_per_job")
+    most = len(cores) if processes is None else processes
+    return [cores[index % len(cores)] for index in range(most) if cores][:jobs]
+
+
+def report(workdirs: Sequence[str | Path], out: Path | None = None, readme: Path | None = None) -> "list[Summary]":
+    """Writes the report of every workdir and, of several, the index and the page of all in `out`.
+
+    Prints the verdicts. A workdir that is refused is named in the log and left out of what is returned; of a single one
+    the UserError is raised. `readme` is a Markdown file whose table of results is rewritten.
+    """
+    from mnet_jax import report as pages
+
+    folders = [Path(folder) for folder in workdirs]
+    if len(folders) > 1:
+        planned = [folder for folder in folders if (folder / "sweep.json").exists()]
+        for folder in folders:
+            if folder not in planned and not folder.is_file():
+                logging.info("skipped %s: it holds no sweep.json", folder)
+        folders = planned or folders[:1]
+    written = {}
+    for folder in folders:
+        try:
+            written[folder] = pages.write(folder)
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            logging.error("error: %s: %s", folder, error)
+            continue
+        print(pages.to_text(written[folder][0], color=sys.stdout.isatty()))
+        print(f"{folder / 'report.html'}\n{folder / 'report.md'}")
+    summaries = [summary for summary, _ in written.values()]
+    if readme:
+        pages.write_readme(readme, summaries)
+    if len(folders) > 1:
+        out = out or folders[0].parent
+        pages.write_index(out, written)
+        print(pages.index_text(summaries))
+        print(f"{out / 'index.html'}\n{out / 'report.html'}")
+    return summaries
+
+
+def capacities(plans: Sequence[Plan], devices: int, bandwidth: float = 0.0) -> str:
+    """What a step of each plan needs on so many devices, as tables; see `mnet_jax.capacity`."""
+    from mnet_jax import capacity
+
+    return "\n\n".join(capacity.table_for_sweep(plan.sweep, plan.experiment.code, devices, bandwidth) for plan in plans)
+
+
+def virtual_devices(devices: int) -> None:
+    """Makes JAX, which must not have started, compile for this number of virtual CPU devices, or for the most."""
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(min(devices, VIRTUAL_DEVICES))}
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command line that sweep.json keeps."""
+    return shlex.join(["python", "-m", "mnet_jax.main", *arguments])
