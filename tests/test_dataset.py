@@ -11,7 +11,8 @@ import pytest
 
 from mnet_jax import config
 from mnet_jax.data import builtin, load
-from mnet_jax.data.dataset import Dataset, epoch_order, split
+from mnet_jax.data.dataset import Dataset, epoch_order, from_arrays, split
+from mnet_jax.errors import UserError
 
 TRAIN, TEST = 12, 5
 SHEET = 500
@@ -309,6 +310,88 @@ def test_published_mean_and_deviation(name: str, images: tuple[int, ...], mean: 
     np.testing.assert_allclose(source.mean, mean, rtol=0, atol=digits)
     np.testing.assert_allclose(source.std, std, rtol=0, atol=digits)
     np.testing.assert_array_equal(np.bincount(source.labels_N), [images[0] // 10] * 10)
+
+
+# Arrays.
+
+
+def arrays(count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images with labels, masks and boxes."""
+    rng = np.random.default_rng(count)
+    targets = {
+        "labels": np.arange(count) % 2,
+        "masks": rng.integers(0, 3, (count, 6, 5), np.uint8),
+        "boxes": rng.random((count, 2, 4), np.float32),
+    }
+    return rng.integers(0, 256, (count, 6, 5, 3), np.uint8), targets
+
+
+def test_arrays_are_a_data_set():
+    train, test = arrays(15), arrays(5)
+    dataset = from_arrays("mine", train, test, class_names=["a", "b"])
+    assert (dataset.classes, dataset.shape, dataset.has_fixed_test_set) == (2, (6, 5, 3), True)
+    np.testing.assert_array_equal(dataset.image(17), test[0][2])
+    for name, array in dataset.targets.items():
+        np.testing.assert_array_equal(array, np.concatenate([train[1][name], test[1][name]]))
+        assert array.dtype == (np.int32 if name == "labels" else train[1][name].dtype)
+        assert not array.flags.writeable
+    np.testing.assert_array_equal(dataset.labels_N, dataset.targets["labels"])
+    assert dataset.resized(4).targets is dataset.targets
+    alone = from_arrays("mine", (train[0], {}))
+    assert (alone.classes, alone.has_fixed_test_set) == (0, False)
+    np.testing.assert_allclose(alone.mean, (train[0] / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(alone.std, (train[0] / 255).std((0, 1, 2)), rtol=1e-12)
+
+
+def test_every_array_is_part_of_the_fingerprint():
+    def fingerprint(change: str = "", images: np.ndarray | None = None) -> str:
+        train_images, targets = arrays(15)
+        if change:
+            targets[change] = targets[change].copy()
+            targets[change].flat[3] = 1 if targets[change].flat[3] == 0 else 0
+        return from_arrays("mine", (train_images if images is None else images, targets), class_names="ab").fingerprint
+
+    other = arrays(15)[0].copy()
+    other[3, 2, 1, 0] ^= 1
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(images=other), *map(fingerprint, ("labels", "masks", "boxes"))}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": lambda x: x / 255}, r"images are float64\[15, 6, 5, 3\]; allowed: uint8"),
+        ({"images": lambda x: x[..., 0]}, "allowed: uint8"),
+        ({"images": lambda x: x[:0]}, "allowed: uint8"),
+        ({"labels": lambda x: x * 1.0}, "'labels' is float64.*allowed: integers"),
+        ({"labels": lambda x: x[:, None]}, "'labels' is .*allowed: integers"),
+        ({"labels": lambda x: x + 1}, "from 1 to 2, allowed are 0 to 1"),
+        ({"labels": lambda x: x - 1}, "from -1 to 0, allowed are 0 to 1"),
+        ({"masks": lambda x: x[:-1]}, "'masks' is .* for 15 images"),
+        ({"masks": lambda x: x.astype(object)}, "'masks' is object.*allowed: bool, uint8"),
+        ({"boxes": lambda x: x.astype(np.float64)}, "'boxes' is float64.*float32"),
+        ({"boxes": lambda x: x[:, :1]}, r"float32\[N, 1, 4\].* test arrays are .*float32\[N, 2, 4\]"),
+        ({"masks": lambda x: x.astype(np.int32)}, "training arrays are .* test arrays are"),
+        ({"images": lambda x: x[:, :4]}, "training arrays are .* test arrays are"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, message):
+    images, targets = arrays(15)
+    (name, function), *_ = change.items()
+    if name == "images":
+        images = function(images)
+    else:
+        targets[name] = function(targets[name])
+    with pytest.raises(UserError, match=message):
+        from_arrays("mine", (images, targets), arrays(5), class_names=("a", "b"))
+
+
+def test_labels_need_names_and_both_parts_the_same_targets():
+    images, targets = arrays(15)
+    with pytest.raises(UserError, match="for 0 class names"):
+        from_arrays("mine", (images, targets))
+    with pytest.raises(UserError, match="test arrays are"):
+        from_arrays("mine", (images, {}), arrays(5), class_names=("a", "b"))
 
 
 # Splits.

@@ -4,6 +4,7 @@ import itertools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,10 +51,9 @@ def taken(feed: pipeline.Feed, first: int, count: int) -> list[pipeline.Batch]:
 
 
 def same(batches, others) -> None:
-    for batch, other in zip(batches, others, strict=True):
-        assert batch.keys() - {"corrupt"} == other.keys() - {"corrupt"}
-        for name in batch.keys() - {"corrupt"}:
-            np.testing.assert_array_equal(batch[name], other[name])
+    for pair in zip(batches, others, strict=True):
+        arrays = [{name: value for name, value in batch.items() if name != "corrupt"} for batch in pair]
+        jax.tree.map(np.testing.assert_array_equal, *arrays)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(root: Path):
@@ -67,7 +67,7 @@ def test_a_batch_is_a_function_of_seed_and_step(root: Path):
     for step in (0, 5, 10):
         batch, epoch = feed.batch(step), step // feed.steps_per_epoch
         order = epoch_order(3, epoch, feed.split.train, 4)[step % feed.steps_per_epoch]
-        np.testing.assert_array_equal(batch["labels"], feed.dataset.labels_N[order])
+        np.testing.assert_array_equal(batch["targets"]["labels"], feed.dataset.labels_N[order])
         images = [feed._augmented(feed.dataset.image(int(index)), epoch, int(index)) for index in order]
         np.testing.assert_array_equal(batch["images"], images)
 
@@ -88,9 +88,12 @@ def test_hosts_make_the_rows_of_one_batch(root: Path, hosts: int):
     feeds = [feed_of(settings(root), 1, 8, (host, hosts)) for host in range(hosts)]
     for step in (0, 5):
         parts = [feed.batch(step) for feed in feeds]
-        assert all(len(part["labels"]) == 8 // hosts for part in parts)
-        for name in ("images", "labels"):
-            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole.batch(step)[name])
+        assert all(len(part["targets"]["labels"]) == 8 // hosts for part in parts)
+        joined = {
+            name: jax.tree.map(lambda *rows: np.concatenate(rows), *(part[name] for part in parts))
+            for name in ("images", "targets")
+        }
+        same([joined], [whole.batch(step)])
 
 
 @pytest.mark.parametrize("hosts", [1, 4])
@@ -103,7 +106,7 @@ def test_every_held_out_image_is_counted_once_on_any_number_of_hosts(root: Path,
         (image.tobytes(), int(label))
         for parts in rows
         for part in parts
-        for image, label, mask in zip(part["images"], part["labels"], part["mask"], strict=True)
+        for image, label, mask in zip(part["images"], part["targets"]["labels"], part["mask"], strict=True)
         if mask
     ]
     expected = [
@@ -283,16 +286,29 @@ def test_preparing_again_reports_what_cannot_be_read(root: Path, tmp_path: Path,
     assert len(source.train_indices) == TRAIN
 
 
-def test_arrays_are_a_source():
-    images = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8)
-    labels = np.arange(20) % 2
-    source = from_arrays("mine", (images[:15], labels[:15]), (images[15:], labels[15:]), class_names=("a", "b"))
-    assert (source.classes, source.shape, len(source.test_indices)) == (2, (6, 5, 3), 5)
-    np.testing.assert_array_equal(source.image(17), images[17])
-    with pytest.raises(ValueError, match="allowed: uint8"):
-        from_arrays("mine", (images / 255, labels), class_names=("a", "b"))
-    with pytest.raises(ValueError, match="to 1, allowed are 0 to 0"):
-        from_arrays("mine", (images, labels), class_names=("a",))
+def boxes_and_masks(count: int) -> dict[str, np.ndarray]:
+    """Targets of several types and shapes that name their image in every element."""
+    numbers = np.arange(count)
+    return {
+        "labels": numbers % 2,
+        "boxes": np.broadcast_to(numbers[:, None, None], (count, 3, 4)).astype(np.float32),
+        "masks": np.broadcast_to(numbers[:, None, None], (count, 6, 5)).astype(np.uint8),
+    }
+
+
+def test_a_batch_has_the_rows_of_every_target():
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8)
+    dataset = from_arrays("mine", (images_NHWC, boxes_and_masks(20)), class_names=("a", "b"))
+    drawn = split(dataset, 0, 12)
+    feed = pipeline.Feed(dataset, drawn, settings(Path()), 0, 6)
+    order = epoch_order(0, 0, drawn.train, 6)[1]
+    assert feed.batch(1)["targets"].keys() == dataset.targets.keys()
+    for name, array in dataset.targets.items():
+        np.testing.assert_array_equal(feed.batch(1)["targets"][name], array[order])
+        assert feed.batch(1)["targets"][name].dtype == array.dtype
+    last = feed.held_out_batch(1)
+    np.testing.assert_array_equal(last["targets"]["boxes"][:2], dataset.targets["boxes"][drawn.test[6:]])
+    assert not any(array[2:].any() for array in last["targets"].values())
 
 
 def test_the_preview_shows_the_same_images_in_every_row(root: Path):

@@ -55,7 +55,7 @@ from mnet_jax.data.dataset import split
 data = config.default().data
 data.source, data.dir, data.size = "photos/short_32", {str(root)!r}, 16
 dataset = load.from_config(data)
-assert len(next(pipeline.Feed(dataset, split(dataset, 0), data, 0, 10).batches())["labels"]) == 10
+assert len(next(pipeline.Feed(dataset, split(dataset, 0), data, 0, 10).batches())["targets"]["labels"]) == 10
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)

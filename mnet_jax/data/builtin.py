@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnet_jax.data import disk, transforms
-from mnet_jax.data.dataset import Dataset, check_labels, from_arrays
+from mnet_jax.data.dataset import Dataset, Part, check_labels, from_arrays
 from mnet_jax.errors import UserError
 
 SIZES = {"digits": (1_797, 0), "fashion_mnist": (60_000, 10_000), "cifar10": (50_000, 10_000)}
@@ -53,7 +53,7 @@ def digits() -> Dataset:
     weights = transforms.bilinear_weights(8, 16)
     images_NHW = np.rint(weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T * (255 / 16))
     images_NHWC = images_NHW[..., None].astype(np.uint8)
-    return from_arrays("digits", (images_NHWC, table[:, 64]), class_names=CLASS_NAMES["digits"])
+    return from_arrays("digits", (images_NHWC, {"labels": table[:, 64]}), class_names=CLASS_NAMES["digits"])
 
 
 def fashion_mnist(folder: Path) -> Dataset:
@@ -70,7 +70,7 @@ def fashion_mnist(folder: Path) -> Dataset:
         with _naming(folder / labels):
             labels_N = _read_idx(folder / labels, (size,))
             check_labels(labels_N, CLASS_NAMES["fashion_mnist"])
-        parts.append((images_NHW[..., None], labels_N))
+        parts.append((images_NHW[..., None], {"labels": labels_N}))
     return from_arrays("fashion_mnist", *parts, class_names=CLASS_NAMES["fashion_mnist"])
 
 
@@ -110,7 +110,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 * len(expected)).reshape(shape)
 
 
-def _read_cifar10_archive(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def _read_cifar10_archive(path: Path) -> list[Part]:
     """Records of a label byte and 3,072 pixel bytes, CHW, straight from the tar."""
     files = {}
     with _naming(path):
@@ -124,11 +124,11 @@ def _read_cifar10_archive(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
                 raise UserError(f"it holds no {', '.join(sorted(missing))}")
             records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(size, 3_073)
             check_labels(records[:, 0], CLASS_NAMES["cifar10"])
-            parts.append((records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]))
+            parts.append((records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), {"labels": records[:, 0]}))
     return parts
 
 
-def _read_sheets(folder: Path, part: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_sheets(folder: Path, part: str, size: int) -> Part:
     from PIL import Image
 
     sheets = []
@@ -144,7 +144,7 @@ def _read_sheets(folder: Path, part: str, size: int) -> tuple[np.ndarray, np.nda
         if labels.shape != (size,) or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(f"it holds {labels.dtype}{list(labels.shape)}, expected are {size} integers")
         check_labels(labels, CLASS_NAMES["cifar10"])
-    return np.concatenate(sheets), labels
+    return np.concatenate(sheets), {"labels": labels}
 
 
 @contextlib.contextmanager

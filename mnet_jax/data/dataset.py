@@ -5,6 +5,7 @@ stream. numpy promises that these bits stay the same in every version (NEP 19); 
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,26 +17,32 @@ from mnet_jax.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with their labels; its arrays are read-only.
+    """Images with their targets; its arrays are read-only.
 
     `images`         uint8 [N, H, W, C] in memory, or encoded on disk.
-    `labels_N`       int32, from 0 to `classes` - 1.
+    `targets`        name -> array [N, ...]; "labels" are int32 [N] from 0 to `classes` - 1.
+    `class_names`    of the labels; empty without labels.
     `train_indices`  int64, the images that a seed may train on.
     `test_indices`   int64, the images that a seed may hold out: the same ones where there is no fixed test set.
     `mean`, `std`    of each channel over the training images, scaled to [0, 1].
-    `fingerprint`    12 hexadecimal digits of the SHA-256 of name, shapes, labels and image bytes; of images on disk,
+    `fingerprint`    12 hexadecimal digits of the SHA-256 of name, shapes, targets and image bytes; of images on disk,
                      name, version, splits, counts and labels.
     """
 
     name: str
     images: np.ndarray | disk.EncodedImages
-    labels_N: np.ndarray
+    targets: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
     train_indices: np.ndarray
     test_indices: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+
+    @property
+    def labels_N(self) -> np.ndarray:
+        """The class of each image, int32."""
+        return self.targets["labels"]
 
     @property
     def classes(self) -> int:
@@ -92,65 +99,104 @@ class Split(NamedTuple):
     rule: str
 
 
-def from_arrays(
-    name: str,
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray] | None = None,
-    class_names: tuple[str, ...] = (),
-) -> Dataset:
+Part = tuple[np.ndarray, Mapping[str, np.ndarray]]
+"""Images, uint8 [N, H, W, C], and their targets, name -> array [N, ...]."""
+
+TARGET_TYPES = ("bool", "uint8", "int32", "float32")
+
+
+def from_arrays(name: str, train: Part, test: Part | None = None, class_names: Sequence[str] = ()) -> Dataset:
     """A data set from arrays.
 
     Args:
       name: what rows and reports call it.
-      train: images, uint8 [N, H, W, C], and their labels, integers [N] from 0 to the number of classes - 1.
-      test: the same for the fixed test set; None = every seed holds out training images.
-      class_names: of every class.
+      train: the images that a seed may train on, and their targets, of `TARGET_TYPES`. The target "labels" holds
+        classes: integers [N] of any type.
+      test: the fixed test set; None = every seed holds out some of the images in `train`.
+      class_names: of the target "labels".
 
     Raises:
-      UserError: an array has another type or shape, or a label is out of range.
+      UserError: an array has another type or shape, training and test arrays do not fit together, or a label is none
+        of the classes.
     """
-    parts = [train] if test is None else [train, test]
-    for images, labels in parts:
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
-            came = f"{images.dtype}{list(images.shape)} with labels {labels.dtype}{list(labels.shape)}"
-            raise UserError(f"{name}: {came}; allowed: uint8[N, H, W, C] with integers[N]")
-        check_labels(labels, class_names)
-    images = np.ascontiguousarray(np.concatenate([images for images, _ in parts]))
-    labels = np.concatenate([labels for _, labels in parts]).astype(np.int32)
-    everything = np.arange(len(images))
-    train_indices = everything[: len(train[0])]
-    test_indices = everything[len(train_indices) :] if test is not None else train_indices
-    # Whole-number sums, so that mean and std do not depend on the order of summation.
-    channels = images.shape[-1]
-    flat = images[: len(train_indices)].reshape(len(train_indices), -1)
+    parts = [_checked(name, *part, class_names) for part in ([train] if test is None else [train, test])]
+    kinds = [{"images": _kind(images)} | {key: _kind(targets[key]) for key in targets} for images, targets in parts]
+    if kinds[0] != kinds[-1]:
+        raise UserError(f"{name}: training arrays are {kinds[0]}, test arrays are {kinds[1]}; allowed: the same")
+    images_NHWC = np.ascontiguousarray(np.concatenate([images for images, _ in parts]))
+    targets = {key: np.concatenate([targets[key] for _, targets in parts]) for key in parts[0][1]}
+    everything, train_size = np.arange(len(images_NHWC)), len(parts[0][0])
+    train_indices = everything[:train_size]
+    test_indices = everything[train_size:] if test is not None else train_indices
+    for array in (images_NHWC, *targets.values(), train_indices, test_indices):
+        array.flags.writeable = False
+    mean, std = _mean_and_std(images_NHWC[:train_size])
+    return Dataset(
+        name=name,
+        images=images_NHWC,
+        targets=targets,
+        class_names=tuple(class_names),
+        train_indices=train_indices,
+        test_indices=test_indices,
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(name, images_NHWC, targets, train_size),
+    )
+
+
+def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raises UserError where a label is none of the classes."""
+    classes = len(class_names)
+    if labels.min() < 0 or labels.max() >= classes:
+        came = f"its labels go from {labels.min()} to {labels.max()}"
+        raise UserError(f"{came}, allowed are 0 to {classes - 1}, for {classes} class names")
+
+
+def _checked(
+    name: str, images: np.ndarray, targets: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The arrays with int32 labels. Raises UserError as `from_arrays` does."""
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise UserError(f"{name}: images are {images.dtype}{list(images.shape)}; allowed: uint8[N, H, W, C], N > 0")
+    for key, array in targets.items():
+        if key == "labels":
+            fits, allowed = np.issubdtype(array.dtype, np.integer) and array.ndim == 1, "integers[N]"
+        else:
+            fits, allowed = array.dtype in TARGET_TYPES, f"{', '.join(TARGET_TYPES)}, of shape [N, ...]"
+        if not fits or array.shape[:1] != images.shape[:1]:
+            came = f"target {key!r} is {array.dtype}{list(array.shape)} for {len(images)} images"
+            raise UserError(f"{name}: {came}; allowed: {allowed}")
+    if "labels" not in targets:
+        return images, dict(targets)
+    check_labels(targets["labels"], class_names)
+    return images, {**targets, "labels": targets["labels"].astype(np.int32)}
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype}[{', '.join(['N', *map(str, array.shape[1:])])}]"
+
+
+def _mean_and_std(images_NHWC: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each channel, of images scaled to [0, 1]; from sums of integers, which do not depend on the order."""
+    channels = images_NHWC.shape[-1]
+    flat = images_NHWC.reshape(len(images_NHWC), -1)
     count = flat.size // channels
     total = flat.sum(0, np.int64).reshape(-1, channels).sum(0)
     squares = np.square(flat, dtype=np.uint16).sum(0, np.int64).reshape(-1, channels).sum(0)
     mean = total / count
     std = np.sqrt(squares / count - mean**2)
-    digest = hashlib.sha256(repr((name, images.shape, labels.shape, len(train_indices))).encode())
-    digest.update(labels.astype("<i4").data)
-    digest.update(images.data)
-    for array in (images, labels, train_indices, test_indices):
-        array.flags.writeable = False
-    return Dataset(
-        name=name,
-        images=images,
-        labels_N=labels,
-        class_names=class_names,
-        train_indices=train_indices,
-        test_indices=test_indices,
-        mean=tuple((mean / 255).tolist()),
-        std=tuple((std / 255).tolist()),
-        fingerprint=digest.hexdigest()[:12],
-    )
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def check_labels(labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """Raises UserError where a label is none of the classes."""
-    classes = len(class_names)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"its labels go from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}")
+def _fingerprint(name: str, images_NHWC: np.ndarray, targets: Mapping[str, np.ndarray], train_size: int) -> str:
+    digest = hashlib.sha256(repr((name, images_NHWC.shape, images_NHWC.shape[:1], train_size)).encode())
+    if "labels" in targets:
+        digest.update(targets["labels"].astype("<i4").data)
+    digest.update(images_NHWC.data)
+    for key in sorted(targets.keys() - {"labels"}):
+        digest.update(repr((key, targets[key].dtype.name, targets[key].shape)).encode())
+        digest.update(targets[key].data)
+    return digest.hexdigest()[:12]
 
 
 def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) -> Split:

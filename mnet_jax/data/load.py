@@ -79,7 +79,7 @@ def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: 
     return Dataset(
         name=info.name,
         images=disk.EncodedImages(images, info.shape),
-        labels_N=labels_N,
+        targets={"labels": labels_N},
         class_names=info.class_names,
         train_indices=train_indices,
         test_indices=test_indices,
@@ -117,7 +117,7 @@ def _zeros(name: str, shape: tuple[int, int, int], train: int, test: int, classe
     return Dataset(
         name=name,
         images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
-        labels_N=np.broadcast_to(np.int32(0), train + test),
+        targets={"labels": np.broadcast_to(np.int32(0), train + test)},
         class_names=("",) * classes,
         train_indices=np.arange(train),
         test_indices=np.arange(train, train + test),

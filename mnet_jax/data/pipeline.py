@@ -15,8 +15,11 @@ from mnet_jax.data import transforms
 from mnet_jax.data.dataset import Dataset, Split, epoch_order
 from mnet_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
-"""{"images": uint8 [b, H, W, C], "labels": int32 [b]}, of b = batch size / hosts; held out also "mask": float32 [b]."""
+Batch = dict[str, Any]
+"""{"images": uint8 [b, H, W, C], "targets": {name: array [b, ...]}}, of b = batch size / hosts rows.
+
+Held-out batches also have "mask": float32 [b].
+"""
 
 
 class Feed:
@@ -38,13 +41,8 @@ class Feed:
         host, hosts = shard
         if batch_size % hosts:
             raise UserError(f"batch_size={batch_size}; allowed: a multiple of the {hosts} hosts")
-        self.dataset, self.split, self.data, self.seed, self.batch_size = (
-            dataset,
-            split,
-            data.to_dict(),
-            seed,
-            batch_size,
-        )
+        self.dataset, self.split, self.data = dataset, split, data.to_dict()
+        self.seed, self.batch_size = seed, batch_size
         self.rows = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
         self.steps_per_epoch = len(epoch_order(seed, 0, split.train, batch_size))
         self.held_out_batches = -(-len(split.test) // batch_size)
@@ -75,21 +73,20 @@ class Feed:
                 position += 1
             else:
                 raise UserError(f"{self.dataset.name}: 100 corrupt images in a row, the last one is image {index}")
-            batch["images"][row] = self._augmented(image_HWC, epoch, index)
-            batch["labels"][row] = self.dataset.labels_N[index]
+            self._fill(batch, row, index, self._augmented(image_HWC, epoch, index))
         return batch
 
     def held_out_batch(self, number: int) -> Batch:
         """A batch of held-out images, this host's rows; a corrupt image that is skipped has "mask" 0, too."""
         batch = self._empty()
-        batch["mask"] = np.zeros(len(batch["labels"]), np.float32)
+        batch["mask"] = np.zeros(len(batch["images"]), np.float32)
         indices = self.split.test[number * self.batch_size :][: self.batch_size][self.rows]
         for row, index in enumerate(indices.tolist()):
             image_HWC = self._read(index)
             batch["corrupt"] += image_HWC is None
             if image_HWC is not None:
-                batch["images"][row] = transforms.center_crop(image_HWC, self.data["size"], self.data["eval_crop"])
-                batch["labels"][row] = self.dataset.labels_N[index]
+                cropped_HWC = transforms.center_crop(image_HWC, self.data["size"], self.data["eval_crop"])
+                self._fill(batch, row, index, cropped_HWC)
                 batch["mask"][row] = 1
         return batch
 
@@ -102,8 +99,16 @@ class Feed:
 
     def _empty(self) -> Batch:
         size, rows = self.data["size"], self.rows.stop - self.rows.start
-        images = np.zeros((rows, size, size, self.dataset.shape[-1]), np.uint8)
-        return {"images": images, "labels": np.zeros(rows, np.int32), "corrupt": np.zeros((), np.int32)}
+        images_bHWC = np.zeros((rows, size, size, self.dataset.shape[-1]), np.uint8)
+        targets = {
+            name: np.zeros_like(array, shape=(rows, *array.shape[1:])) for name, array in self.dataset.targets.items()
+        }
+        return {"images": images_bHWC, "targets": targets, "corrupt": np.zeros((), np.int32)}
+
+    def _fill(self, batch: Batch, row: int, index: int, image_HWC: np.ndarray) -> None:
+        batch["images"][row] = image_HWC
+        for name, array in self.dataset.targets.items():
+            batch["targets"][name][row] = array[index]
 
     def _read(self, index: int) -> np.ndarray | None:
         try:

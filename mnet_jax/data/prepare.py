@@ -300,8 +300,8 @@ def examples(dataset: Dataset, images: int = 8) -> dict[str, np.ndarray]:
         data = config.default().data
         for name, value in knobs.items():
             data[name] = value
-        images_BHWC, labels_B = jnp.asarray(plain), jnp.zeros(images, jnp.int32)
-        x_BHWC, _ = augment.batch(jax.random.key(0), images_BHWC, labels_B, data, 2, dataset.mean, dataset.std)
+        targets = {"labels": jnp.zeros(images, jnp.int32)}
+        x_BHWC, _ = augment.batch(jax.random.key(0), jnp.asarray(plain), targets, data, 2, dataset.mean, dataset.std)
         levels = (np.asarray(x_BHWC) * std_C + mean_C) * 255
         words = ", ".join(f"{name} {value}" for name, value in knobs.items())
         rows[words] = levels.clip(0, 255).round().astype(np.uint8)
