@@ -21,7 +21,9 @@ def augmented(key=KEY, C=3, **knobs):
     for name, value in knobs.items():
         data[name] = value
     x_BHWC = images(C=C)
-    return augment.batch(key, x_BHWC, jnp.arange(len(x_BHWC)) % 10, data, 10, (0.5,) * C, (0.25,) * C)
+    targets = {"labels": jnp.arange(len(x_BHWC)) % 10}
+    x_BHWC, targets = augment.batch(key, x_BHWC, targets, data, 10, (0.5,) * C, (0.25,) * C)
+    return x_BHWC, targets["labels"]
 
 
 def program(**knobs) -> str:
@@ -30,18 +32,43 @@ def program(**knobs) -> str:
         data[name] = value
 
     def batch(key, x_BHWC, labels_B):
-        return augment.batch(key, x_BHWC, labels_B, data, 10, (0.5,) * 3, (0.25,) * 3)
+        return augment.batch(key, x_BHWC, {"labels": labels_B}, data, 10, (0.5,) * 3, (0.25,) * 3)
 
     return str(jax.make_jaxpr(batch)(KEY, images(), jnp.zeros(64, jnp.int32)))
 
 
 def test_what_is_off_is_not_in_the_program():
     def plain(key, x_BHWC, labels_B):
-        return augment.normalize(augment.shift_flip(key, x_BHWC, 2, True), (0.5,) * 3, (0.25,) * 3), labels_B
+        return augment.normalize(augment.shift_flip(key, x_BHWC, 2, True), (0.5,) * 3, (0.25,) * 3), {
+            "labels": labels_B
+        }
 
     off = program(shift=2, flip=True)
     assert off == str(jax.make_jaxpr(plain)(KEY, images(), jnp.zeros(64, jnp.int32)))
     assert all(program(shift=2, flip=True, **{knob: 0.5}) != off for knob in ("jitter", "erase", "mixup", "cutmix"))
+
+
+@pytest.mark.parametrize(("shift", "flip"), [(0, True), (2, False), (3, True)])
+def test_images_and_masks_move_together(shift, flip):
+    x_BHWC = images()
+    plain = augment.shift_flip(KEY, x_BHWC, shift, flip)
+    moved = augment.shift_flip(KEY, {"images": x_BHWC, "mask": x_BHWC[..., 0], "parts": x_BHWC[..., None]}, shift, flip)
+    assert (plain != x_BHWC).any((1, 2, 3)).mean() > 0.3
+    np.testing.assert_array_equal(moved["images"], plain)
+    np.testing.assert_array_equal(moved["mask"], plain[..., 0])
+    np.testing.assert_array_equal(moved["parts"], plain[..., None])
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 1.0}, {"cutmix": 1.0}])
+def test_other_targets_pass(mixing):
+    data = config.default().data
+    for name, value in mixing.items():
+        data[name] = value
+    targets = {"labels": jnp.zeros(64, jnp.int32), "boxes": jnp.ones((64, 2, 4))}
+    _, augmented_targets = augment.batch(KEY, images(), targets, data, 10, (0.5,) * 3, (0.25,) * 3)
+    assert augmented_targets.keys() == targets.keys()
+    assert augmented_targets["boxes"] is targets["boxes"]
+    assert augmented_targets["labels"].shape == ((64, 10) if mixing else (64,))
 
 
 @pytest.mark.parametrize("knob", ["jitter", "erase", "mixup", "cutmix"])

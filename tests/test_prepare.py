@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from mnet_jax import config
-from mnet_jax.data import pipeline, pixels, prepare, sources, stored
+from mnet_jax.data import disk, load, pipeline, prepare, transforms
+from mnet_jax.data.dataset import split
 
 tfds = pytest.importorskip("tensorflow_datasets", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,9 +23,9 @@ def root(tmp_path_factory) -> Path:
     """A folder of images of many sizes, and the same stored by TFDS with a short side of 32."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    for split, count in COUNTS.items():
+    for part, count in COUNTS.items():
         for number in range(count):
-            folder = root / "photos" / split / ("cat", "dog")[number % 2]
+            folder = root / "photos" / part / ("cat", "dog")[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
             coarse.resize(tuple(rng.integers(30, 90, 2).tolist())).save(folder / f"{number:02}.jpg")
@@ -33,14 +34,14 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_stored_smaller_images_are_the_same_in_the_same_order(root: Path):
-    large, small = sources.load("photos", str(root)), sources.load("photos/short_32", str(root))
-    np.testing.assert_array_equal(large.labels_N[large.train_pool], small.labels_N[small.train_pool])
+    large, small = load.from_name("photos", str(root)), load.from_name("photos/short_32", str(root))
+    np.testing.assert_array_equal(large.labels_N[large.train_indices], small.labels_N[small.train_indices])
     assert small.class_names == large.class_names
-    assert (len(small.train_pool), len(small.test_pool)) == (30, 9)
-    for a, b in ((large.train_pool[7], small.train_pool[7]), (large.test_pool[3], small.test_pool[3])):
+    assert (len(small.train_indices), len(small.test_indices)) == (30, 9)
+    for a, b in ((large.train_indices[7], small.train_indices[7]), (large.test_indices[3], small.test_indices[3])):
         image, shrunk = large.image(int(a)), small.image(int(b))
         assert min(shrunk.shape[:2]) == min(32, *image.shape[:2])
-        thumbnails = [pixels.center_crop(x, 16, 1.0).astype(float) for x in (image, shrunk)]
+        thumbnails = [transforms.center_crop(x, 16, 1.0).astype(float) for x in (image, shrunk)]
         assert np.abs(thumbnails[0] - thumbnails[1]).mean() < 6
     assert not list(root.glob(".preparing*"))
 
@@ -49,10 +50,12 @@ def test_tensorflow_is_not_needed_to_read(root: Path):
     program = f"""
 import sys
 from mnet_jax import config
-from mnet_jax.data import pipeline
+from mnet_jax.data import load, pipeline
+from mnet_jax.data.dataset import split
 data = config.default().data
 data.source, data.dir, data.size = "photos/short_32", {str(root)!r}, 16
-assert len(next(pipeline.open(data, 0, 10).batches())["labels"]) == 10
+dataset = load.from_config(data)
+assert len(next(pipeline.Feed(dataset, split(dataset, 0), data, 0, 10).batches())["targets"]["labels"]) == 10
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -67,34 +70,34 @@ def test_what_is_whole_is_left_alone(root: Path, monkeypatch):
     assert prepare.prepare("photos", root, short_side=32).name == "photos/short_32"
 
 
-def test_a_damaged_record_is_named_skipped_and_built_anew(root: Path, tmp_path: Path, capsys):
+def test_a_corrupt_record_is_named_skipped_and_built_anew(root: Path, tmp_path: Path, capsys):
     subprocess.run(["cp", "-r", str(root / "photos"), str(tmp_path)], check=True)
     (file,) = (tmp_path / "photos" / "short_32").glob("*/*train.array_record*")
     whole = file.read_bytes()
-    source = sources.load("photos/short_32", str(tmp_path))
+    source = load.from_name("photos/short_32", str(tmp_path))
     data = config.default().data
     data.source, data.dir, data.size, data.corrupt = "photos/short_32", str(tmp_path), 16, "skip"
-    assert isinstance(source.images, stored.Records)
+    assert isinstance(source.images, disk.EncodedImages)
     place = whole.index(source.images[12][-60:-20])
     file.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 40]) + whole[place + 40 :])
     failed = []
-    for index in source.train_pool:
+    for index in source.train_indices:
         try:
             source.image(int(index))
         except ValueError as error:
             failed.append(str(error))
     assert 1 <= len(failed) < 30
     assert "of split 'train' in " in failed[0]
-    feed = pipeline.open(data, 0, 30)
-    assert feed.batch(0)["skipped"] >= len(failed)
+    feed = pipeline.Feed(source, split(source, 0), data, 0, 30)
+    assert feed.batch(0)["corrupt"] >= len(failed)
     prepare.prepare("photos", tmp_path, short_side=32, again=True)
     assert "prepared anew" in capsys.readouterr().err
-    again = sources.load("photos/short_32", str(root))
-    rebuilt = stored.find(tmp_path / "photos" / "short_32", "")
+    again = load.from_name("photos/short_32", str(root))
+    rebuilt = disk.find(tmp_path / "photos" / "short_32", "")
     assert rebuilt is not None
-    assert sources.from_store(rebuilt).fingerprint == again.fingerprint
+    assert load.from_disk(rebuilt).fingerprint == again.fingerprint
     for index in range(30):
-        np.testing.assert_array_equal(sources.from_store(rebuilt).image(index), again.image(index))
+        np.testing.assert_array_equal(load.from_disk(rebuilt).image(index), again.image(index))
 
 
 def test_an_interrupted_build_is_repeated(root: Path, tmp_path: Path, monkeypatch):
@@ -124,22 +127,22 @@ def test_split_words_mean_what_they_mean_to_tfds(words: str):
     infos = {info.name: info for info in split_infos(train=97, test=13)}
     (absolute,) = tfds.core.ReadInstruction.from_spec(words).to_absolute(infos)
     expected = absolute.splitname, absolute.from_ or 0, absolute.to
-    assert stored.ranges(words, {"train": 97, "test": 13}) == [expected]
+    assert disk.parse_split(words, {"train": 97, "test": 13}) == [expected]
 
 
 def test_imagenets_structure():
     with tfds.testing.mock_data(num_examples=4):
         builder = tfds.builder("imagenet2012")
         builder.info.set_splits(tfds.core.splits.SplitDict(split_infos(train=4, validation=4, test=4)))
-        store = object.__new__(stored.Tfds)
-        store.take(builder, Path("nowhere"))
+        store = object.__new__(disk.TfdsDataset)
+        store._from_builder(builder, Path("nowhere"))
         assert (store.name, store.channels, len(store.class_names)) == ("imagenet2012", 3, 1000)
         assert set(store.sizes) == {"train", "validation", "test"}
         data, label = store.read("validation", 2)
-        assert pixels.decode(data, 3).ndim == 3
+        assert transforms.decode(data, 3).ndim == 3
         assert 0 <= label < 1000
         with pytest.raises(ValueError, match="one label each"):
-            object.__new__(stored.Tfds).take(tfds.builder("voc"), Path("nowhere"))
+            object.__new__(disk.TfdsDataset)._from_builder(tfds.builder("voc"), Path("nowhere"))
 
 
 def test_a_name_that_tfds_does_not_know(tmp_path: Path):
@@ -156,11 +159,11 @@ def test_the_official_builder_writes_what_the_original_files_hold(tmp_path: Path
         pytest.skip("MNET_DATA_DIR does not hold it")
     pytest.importorskip("tensorflow")
     prepared = prepare.prepare("fashion_mnist", tmp_path, original / "fashion_mnist")
-    plain = sources.load("fashion_mnist", str(original))
+    plain = load.from_name("fashion_mnist", str(original))
     assert (prepared.mean, prepared.std, prepared.class_names) == (plain.mean, plain.std, plain.class_names)
-    for pool in ("train_pool", "test_pool"):
+    for pool in ("train_indices", "test_indices"):
         held = [
             sorted(images[index].tobytes() + bytes([source.labels_N[index]]) for index in getattr(source, pool))
-            for source, images in ((source, sources.in_memory(source)) for source in (prepared, plain))
+            for source, images in ((source, source.in_memory()) for source in (prepared, plain))
         ]
         assert held[0] == held[1]

@@ -1,28 +1,35 @@
-"""Augmentation of small images on the device, inside the step; every draw follows from a key."""
+"""Augmentation of a batch on the device, inside the step; the key decides every random number.
 
-from typing import Any
+`batch` augments images with labels. A task with other targets composes `shift_flip`, which moves images and masks
+alike, `jitter`, `normalize` and `erase`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+Arrays = TypeVar("Arrays")
+
 ERASED_AREA = (0.02, 0.4)
-"""Of an image, and ASPECT = height / width of the rectangle: Zhong et al. 2017, section 4.2."""
+"""Smallest and largest share of the image, and ASPECT = height / width of the rectangle (Zhong et al. 2017, 4.2)."""
 ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def batch(
     key: jax.Array,
     images_BHWC: jax.Array,
-    labels_B: jax.Array,
+    targets: Mapping[str, jax.Array],
     data: Any,
     classes: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-) -> tuple[jax.Array, jax.Array]:
-    """A training batch as the network takes it, by the knobs `data`: uint8 images become normalized float32.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Augments a training batch of images with labels as the config's fields `data` say.
 
-    The labels stay int32 [B] or, where images were mixed, become each class's share of the image, float32 [B, classes].
-    What is off adds nothing to the program.
+    Returns normalized float32 images and the targets; mixing replaces targets["labels"], int32 [B], by each class's
+    share of the image, float32 [B, classes]. An augmentation that is off adds nothing to the program.
     """
     x_BHWC = shift_flip(key, images_BHWC, data.shift, data.flip)
     if data.jitter:
@@ -31,18 +38,22 @@ def batch(
     if data.erase:
         x_BHWC = erase(jax.random.fold_in(key, 2), x_BHWC, data.erase)
     if data.mixup or data.cutmix:
-        return mix(jax.random.fold_in(key, 3), x_BHWC, labels_B, data.mixup, data.cutmix, classes)
-    return x_BHWC, labels_B
+        key_mix, labels_B = jax.random.fold_in(key, 3), targets["labels"]
+        x_BHWC, shares_BK = mix(key_mix, x_BHWC, labels_B, data.mixup, data.cutmix, classes)
+        return x_BHWC, {**targets, "labels": shares_BK}
+    return x_BHWC, dict(targets)
 
 
-def shift_flip(key: jax.Array, images_BHWC: jax.Array, shift: int, flip: bool) -> jax.Array:
-    """Shifts each image by up to `shift` pixels both ways (zeros come in) and mirrors half of them if `flip`.
+def shift_flip(key: jax.Array, arrays: Arrays, shift: int, flip: bool) -> Arrays:
+    """Shifts each image by up to `shift` pixels along both axes, filled up with zeros, and mirrors half if `flip`.
 
-    One gather does both: the rows and columns of the padded image that each output pixel takes.
+    `arrays` is an array [B, H, W, ...] or a pytree of several with the same B, H and W, such as images and masks: all
+    move by the same numbers, and none is interpolated. One gather does both: the rows and columns of the padded image
+    that each output pixel takes.
     """
-    B, H, W, _ = images_BHWC.shape
+    B, H, W = jax.tree.leaves(arrays)[0].shape[:3]
     if not shift and not flip:
-        return images_BHWC
+        return arrays
     key_shift, key_flip = jax.random.split(key)
     offset_2B = jax.random.randint(key_shift, (2, B), 0, 2 * shift + 1)
     columns_BW = jnp.broadcast_to(jnp.arange(W)[None], (B, W))
@@ -51,9 +62,13 @@ def shift_flip(key: jax.Array, images_BHWC: jax.Array, shift: int, flip: bool) -
         columns_BW = jnp.where(mirrored_B1, W - 1 - columns_BW, columns_BW)
     rows_BH = jnp.arange(H)[None] + offset_2B[0][:, None]
     columns_BW = columns_BW + offset_2B[1][:, None]
-    padded = jnp.pad(images_BHWC, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    # By vmap, the gather is one a image to XLA as well: indexed by arange(B), a sharded batch would be gathered first.
-    return jax.vmap(lambda image, rows, columns: image[rows[:, None], columns[None]])(padded, rows_BH, columns_BW)
+
+    def move(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), (shift, shift), (shift, shift), *((0, 0),) * (x.ndim - 3)))
+        # vmap tells XLA that no image needs another one: indexed by arange(B), a sharded batch would be gathered first.
+        return jax.vmap(lambda image, rows, columns: image[rows[:, None], columns[None]])(padded, rows_BH, columns_BW)
+
+    return jax.tree.map(move, arrays)
 
 
 def jitter(key: jax.Array, images_BHWC: jax.Array, strength: float) -> jax.Array:
@@ -94,7 +109,7 @@ def erase(key: jax.Array, x_BHWC: jax.Array, probability: float) -> jax.Array:
 def mix(
     key: jax.Array, x_BHWC: jax.Array, labels_B: jax.Array, mixup: float, cutmix: float, classes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image with the one before it in the batch; each class's share of the result comes with it, [B, K].
+    """Mixes each image with the one before it in the batch. Returns it and each class's share of it, float32 [B, K].
 
     Args:
       mixup: the images are averaged with weights from Beta(mixup, mixup) (Zhang et al. 2018); 0 = never.

@@ -1,7 +1,8 @@
-"""One encoded image to the pixels that a network sees, on the host: decode, crop, resize, RandAugment.
+"""Image transforms on the host: decode, crop, resize, RandAugment.
 
-Every draw is a number in [0, 1) that comes in, so the same numbers give the same pixels. JPEG is decoded and everything
-is resized by OpenCV where it is installed, else by Pillow: the decoders agree bit for bit, the resizers do not.
+Random transforms take their random numbers, uniform in [0, 1), as an argument: the same numbers give the same pixels.
+OpenCV decodes JPEG and resizes crops where it is installed, else Pillow does: both decode to the same bits, but their
+resized crops differ.
 """
 
 import functools
@@ -12,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnet_jax.errors import UserError
+
 if TYPE_CHECKING:
     from PIL import Image
 
 TRIES = 10
-"""At a crop of the wanted area and aspect that lies in the image; each takes 4 draws (Szegedy et al. 2015's code)."""
+"""How often `random_crop` draws a crop before it takes the middle; a try takes 4 numbers (Szegedy et al. 2015)."""
 
 
-class Damaged(ValueError):
-    """An image or record that cannot be read."""
+class CorruptImage(UserError):
+    """An image or record that cannot be decoded."""
 
 
 @functools.cache
@@ -33,22 +36,19 @@ def _opencv() -> Any:
     return cv2
 
 
-def library() -> str:
-    """Which library resizes here; runs that differ in it do not see the same pixels."""
-    return "opencv" if _opencv() else "pillow"
-
-
 def decode(data: bytes, channels: int) -> np.ndarray:
     """Pixels of an encoded image, uint8 [H, W, channels]; orientation tags are ignored, as ImageNet's training does.
 
-    16-bit gray keeps its high byte; of an animation this is the first image; transparency is dropped. Raises Damaged.
+    16-bit gray keeps its high byte; of an animation this is the first image; transparency is dropped.
+
+    Raises CorruptImage.
     """
     cv2 = _opencv()
     if cv2 and data[:2] == b"\xff\xd8":
         color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
-            raise Damaged("image file is truncated or damaged")
+            raise CorruptImage("image file is truncated or corrupt")
         return image.reshape(*image.shape[:2], channels)
 
     from PIL import Image
@@ -63,7 +63,7 @@ def decode(data: bytes, channels: int) -> np.ndarray:
                 file = file.convert("RGBA")
             image = np.asarray(file.convert("RGB" if channels == 3 else "L"))
     except Exception as error:  # decoders raise whatever the bytes lead them to
-        raise Damaged(f"{type(error).__name__}: {error}") from error
+        raise CorruptImage(f"{type(error).__name__}: {error}") from error
     return image.reshape(*image.shape[:2], channels)
 
 
@@ -72,21 +72,21 @@ def random_crop(
     size: int,
     area: tuple[float, float],
     aspect: tuple[float, float],
-    draws: Sequence[float],
+    uniforms: Sequence[float],
 ) -> np.ndarray:
-    """A random part of the image, resized to `size` x `size` (Szegedy et al. 2015, section 6).
+    """A random crop of the image, resized to `size` x `size` (Szegedy et al. 2015, section 6).
 
     Args:
       image_HWC: uint8.
-      size: of the result, in pixels.
-      area: least and greatest share of the image that is kept.
-      aspect: least and greatest width / height of the part; its logarithm is uniform.
-      draws: 4 * TRIES numbers in [0, 1). When no try fits, the greatest part in the middle is taken.
+      size: height and width of the result, in pixels.
+      area: smallest and largest area of the crop as a fraction of the image.
+      aspect: smallest and largest width / height of the crop; its logarithm is uniform.
+      uniforms: 4 * TRIES numbers in [0, 1). Where no try lies in the image, the largest crop in the middle is taken.
     """
     H, W, _ = image_HWC.shape
     low, high = math.log(aspect[0]), math.log(aspect[1])
     for number in range(TRIES):
-        a, b, c, d = draws[4 * number : 4 * number + 4]
+        a, b, c, d = uniforms[4 * number : 4 * number + 4]
         pixels = H * W * (area[0] + a * (area[1] - area[0]))
         ratio = math.exp(low + b * (high - low))
         height, width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
@@ -97,7 +97,7 @@ def random_crop(
 
 
 def center_crop(image_HWC: np.ndarray, size: int, share: float) -> np.ndarray:
-    """The central square with sides of `share` of the short side, resized to `size` x `size`.
+    """The central square whose side is `share` of the image's short side, resized to `size` x `size`.
 
     This is "resize the short side to size / share, then crop the center" with one resampling.
     """
@@ -123,6 +123,26 @@ def resize(image_HWC: np.ndarray, top: int, left: int, height: int, width: int, 
 
     small = Image.fromarray(part if C > 1 else part[..., 0]).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(small).reshape(size, size, C)
+
+
+def resize_batch(images_NHWC: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 images to [N, size, size, C], bilinear; where they shrink, the triangle is as wide as the step."""
+    _, H, W, _ = images_NHWC.shape
+    rows, columns = (bilinear_weights(side, size).astype(np.float32) for side in (H, W))
+    resized_NHWC = np.empty((len(images_NHWC), size, size, images_NHWC.shape[-1]), np.uint8)
+    for first in range(0, len(images_NHWC), 1000):
+        block = images_NHWC[first : first + 1000].astype(np.float32)
+        block = np.einsum("yh,xw,nhwc->nyxc", rows, columns, block, optimize=True)
+        resized_NHWC[first : first + 1000] = np.rint(block)
+    return resized_NHWC
+
+
+def bilinear_weights(before: int, after: int) -> np.ndarray:
+    """Float64 [after, before], rows sum to 1: the weight of each old pixel in a new one, with half-pixel centers."""
+    scale = max(1.0, before / after)
+    centers = (np.arange(after) + 0.5) * before / after - 0.5
+    weights = np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(before)) / scale)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def _affine(image: "Image.Image", matrix: tuple[float, ...]) -> "Image.Image":
@@ -163,10 +183,10 @@ def _operations() -> Mapping[str, Callable[["Image.Image", float], "Image.Image"
     }
 
 
-def randaugment(image_HWC: np.ndarray, operations: int, magnitude: float, draws: Sequence[float]) -> np.ndarray:
-    """Applies `operations` random ones of 14, each as strong as `magnitude` of 10 says (Cubuk et al. 2020).
+def randaugment(image_HWC: np.ndarray, operations: int, magnitude: float, uniforms: Sequence[float]) -> np.ndarray:
+    """Applies `operations` of 14 operations, drawn with replacement, at `magnitude` from 0 to 10 (Cubuk et al. 2020).
 
-    `draws` are 2 numbers in [0, 1) an operation: which, and whether it goes one way or the other.
+    `uniforms` holds 2 numbers in [0, 1) for each operation: the first chooses it, the second its sign.
     """
     from PIL import Image
 
@@ -174,6 +194,6 @@ def randaugment(image_HWC: np.ndarray, operations: int, magnitude: float, draws:
     image = Image.fromarray(image_HWC if C > 1 else image_HWC[..., 0])
     table = list(_operations().values())
     for number in range(operations):
-        which, side = draws[2 * number : 2 * number + 2]
+        which, side = uniforms[2 * number : 2 * number + 2]
         image = table[int(which * len(table))](image, magnitude / 10 * (1 if side < 0.5 else -1))
     return np.asarray(image).reshape(image_HWC.shape)

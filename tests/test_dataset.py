@@ -1,4 +1,4 @@
-"""Sources: files read back exactly, damage named, splits and orders that the seed alone decides."""
+"""Data sets: files are read back exactly, corrupt ones are named, and the seed alone decides splits and orders."""
 
 import gzip
 import io
@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnet_jax.data import sources
+from mnet_jax import config
+from mnet_jax.data import builtin, load
+from mnet_jax.data.dataset import Dataset, epoch_order, from_arrays, split
+from mnet_jax.errors import UserError
 
 TRAIN, TEST = 12, 5
 SHEET = 500
@@ -62,21 +65,21 @@ def write_sheets(folder: Path, parts: list[tuple[np.ndarray, np.ndarray]]) -> No
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fashion_mnist", "cifar10"):
-        monkeypatch.setitem(sources.SIZES, name, (TRAIN, TEST))
+        monkeypatch.setitem(builtin.SIZES, name, (TRAIN, TEST))
 
 
 @pytest.fixture
-def fashion(small: None, tmp_path: Path) -> sources.Source:
+def fashion(small: None, tmp_path: Path) -> Dataset:
     write_idx(tmp_path / "fashion_mnist", example("fashion_mnist"))
-    return sources.load("fashion_mnist", str(tmp_path))
+    return load.from_name("fashion_mnist", str(tmp_path))
 
 
-def assert_holds(source: sources.Source, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    for pool, (images, labels) in zip((source.train_pool, source.test_pool), parts, strict=True):
-        np.testing.assert_array_equal(sources.in_memory(source)[pool], images)
-        np.testing.assert_array_equal(source.labels_N[pool], labels)
-    assert len(source.images) == len(source.train_pool) + len(source.test_pool)
-    assert sources.in_memory(source).dtype == np.uint8
+def assert_holds(source: Dataset, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    for indices, (images, labels) in zip((source.train_indices, source.test_indices), parts, strict=True):
+        np.testing.assert_array_equal(source.in_memory()[indices], images)
+        np.testing.assert_array_equal(source.labels_N[indices], labels)
+    assert len(source.images) == len(source.train_indices) + len(source.test_indices)
+    assert source.in_memory().dtype == np.uint8
     assert source.labels_N.dtype == np.int32
 
 
@@ -87,11 +90,11 @@ def test_digits_are_those_of_scikit_learn_enlarged_bilinearly():
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    source = sources.load("digits")
+    source = load.from_name("digits")
     pixels, labels = load_digits(return_X_y=True)
     np.testing.assert_array_equal(source.labels_N, labels)
     assert source.images.shape == (1797, 16, 16, 1)
-    for image, original in zip(sources.in_memory(source)[::100, :, :, 0], pixels[::100], strict=True):
+    for image, original in zip(source.in_memory()[::100, :, :, 0], pixels[::100], strict=True):
         bilinear = Image.fromarray(original.reshape(8, 8).astype(np.float32)).resize(
             (16, 16), Image.Resampling.BILINEAR
         )
@@ -99,34 +102,37 @@ def test_digits_are_those_of_scikit_learn_enlarged_bilinearly():
 
 
 def test_digits_are_the_same_data_everywhere():
-    source = sources.load("digits")
+    source = load.from_name("digits")
     assert source.fingerprint == "b1c2bcc850c9"
     assert (source.classes, source.class_names[9]) == (10, "9")
-    np.testing.assert_array_equal(source.train_pool, source.test_pool)
+    np.testing.assert_array_equal(source.train_indices, source.test_indices)
 
 
 def test_smaller_images_are_those_of_pillow_and_the_same_data():
     image_module = pytest.importorskip("PIL.Image")
-    source, small = sources.load("digits"), sources.load("digits", resolution=12)
+    source, small = load.from_name("digits"), load.from_name("digits", resolution=12)
     assert small.images.shape == (1797, 12, 12, 1)
     assert small.fingerprint == source.fingerprint
-    assert not sources.in_memory(small).flags.writeable
-    for before, after in zip(*(sources.in_memory(of)[:20, ..., 0] for of in (source, small)), strict=True):
+    assert not small.in_memory().flags.writeable
+    for before, after in zip(*(dataset.in_memory()[:20, ..., 0] for dataset in (source, small)), strict=True):
         expected = image_module.fromarray(before).resize((12, 12), image_module.Resampling.BILINEAR)
         np.testing.assert_allclose(after.astype(int), np.asarray(expected).astype(int), atol=1)
 
 
 def test_a_plan_needs_no_pixels():
-    source = sources.outline("imagenet2012")
+    data = config.default().data
+    assert load.metadata(data) is load.from_config(data)
+    data.source = "imagenet2012"
+    source = load.metadata(data)
     assert source.images.shape == (1_331_167, 224, 224, 3)
-    assert (source.classes, len(source.train_pool), len(source.test_pool)) == (1000, 1_281_167, 50_000)
-    assert sources.outline("digits") is sources.load("digits")
+    assert (source.classes, len(source.train_indices), len(source.test_indices)) == (1000, 1_281_167, 50_000)
+    assert load.metadata(data) is source
 
 
 # Files.
 
 
-def test_idx_files_are_read_exactly(fashion: sources.Source):
+def test_idx_files_are_read_exactly(fashion: Dataset):
     assert_holds(fashion, example("fashion_mnist"))
     assert fashion.class_names[9] == "Ankle boot"
     pixels = example("fashion_mnist")[0][0] / 255
@@ -136,7 +142,7 @@ def test_idx_files_are_read_exactly(fashion: sources.Source):
 
 def test_the_official_archive_is_read_exactly(small: None, tmp_path: Path):
     write_archive(tmp_path / "cifar10", example("cifar10"))
-    source = sources.load("cifar10", str(tmp_path))
+    source = load.from_name("cifar10", str(tmp_path))
     assert_holds(source, example("cifar10"))
     pixels = example("cifar10")[0][0] / 255
     np.testing.assert_allclose(source.mean, pixels.mean((0, 1, 2)), rtol=1e-12)
@@ -144,33 +150,33 @@ def test_the_official_archive_is_read_exactly(small: None, tmp_path: Path):
 
 
 def test_webp_sheets_are_read_exactly_and_a_missing_one_is_noticed(tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(sources.SIZES, "cifar10", (2 * SHEET, SHEET))
+    monkeypatch.setitem(builtin.SIZES, "cifar10", (2 * SHEET, SHEET))
     parts = example("cifar10", 2 * SHEET, SHEET)
     folder = tmp_path / "cifar10"
     write_sheets(folder, parts)
-    assert_holds(sources.cifar10(folder), parts)
+    assert_holds(builtin.cifar10(folder), parts)
 
     kept = (folder / "train-000.webp").read_bytes()
     (folder / "train-000.webp").write_bytes(kept[: len(kept) // 2])
     with pytest.raises(ValueError, match=r"train-000\.webp cannot be used"):
-        sources.cifar10(folder)
+        builtin.cifar10(folder)
     (folder / "train-000.webp").unlink()
     with pytest.raises(ValueError, match=r"train-\*\.webp cannot be used: 1 sheets"):
-        sources.cifar10(folder)
+        builtin.cifar10(folder)
     (folder / "train-000.webp").write_bytes(kept)
     for labels in (parts[1][1][:-1], parts[1][1] * 1.0, parts[1][1] + 1):
         np.save(folder / "test-labels.npy", labels)
         with pytest.raises(ValueError, match=r"test-labels\.npy cannot be used"):
-            sources.cifar10(folder)
+            builtin.cifar10(folder)
     (folder / "test-labels.npy").unlink()
     with pytest.raises(ValueError, match=r"test-labels\.npy cannot be used"):
-        sources.cifar10(folder)
+        builtin.cifar10(folder)
 
 
 def test_the_fingerprint_tells_data_apart(small: None, tmp_path: Path):
     def fingerprint(name: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> str:
         write_idx(tmp_path / name, parts)
-        return sources.fashion_mnist(tmp_path / name).fingerprint
+        return builtin.fashion_mnist(tmp_path / name).fingerprint
 
     same, pixel, label = example("fashion_mnist"), example("fashion_mnist"), example("fashion_mnist")
     pixel[1][0][2, 3, 4] ^= 1
@@ -180,9 +186,9 @@ def test_the_fingerprint_tells_data_apart(small: None, tmp_path: Path):
     assert len({original, fingerprint("pixel", pixel), fingerprint("label", label)}) == 3
 
 
-def test_arrays_are_loaded_once_and_are_read_only(fashion: sources.Source, tmp_path: Path):
-    assert sources.load("fashion_mnist", str(tmp_path)) is fashion
-    for array in (sources.in_memory(fashion), fashion.labels_N, fashion.train_pool, fashion.test_pool):
+def test_arrays_are_loaded_once_and_are_read_only(fashion: Dataset, tmp_path: Path):
+    assert load.from_name("fashion_mnist", str(tmp_path)) is fashion
+    for array in (fashion.in_memory(), fashion.labels_N, fashion.train_indices, fashion.test_indices):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
@@ -210,12 +216,12 @@ def with_other_magic(data: bytes) -> bytes:
     ],
     ids=["empty", "cut", "not gzip", "overwritten", "short", "long", "count", "magic"],
 )
-def test_a_damaged_idx_file_is_named(small: None, tmp_path: Path, file: str, damage):
+def test_a_corrupt_idx_file_is_named(small: None, tmp_path: Path, file: str, damage):
     write_idx(tmp_path / "fashion_mnist", example("fashion_mnist"))
     path = tmp_path / "fashion_mnist" / file
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{path} cannot be used"):
-        sources.load("fashion_mnist", str(tmp_path))
+        load.from_name("fashion_mnist", str(tmp_path))
 
 
 def test_labels_out_of_range_are_refused(small: None, tmp_path: Path):
@@ -227,23 +233,23 @@ def test_labels_out_of_range_are_refused(small: None, tmp_path: Path):
         parts[1][1][3] = 10
         write(tmp_path / name, parts)
         with pytest.raises(ValueError, match=rf"{file} cannot be used.* to 10, allowed are 0 to 9"):
-            sources.load(name, str(tmp_path))
+            load.from_name(name, str(tmp_path))
 
 
-def test_a_damaged_archive_is_named(small: None, tmp_path: Path):
+def test_a_corrupt_archive_is_named(small: None, tmp_path: Path):
     parts = example("cifar10")
     write_archive(tmp_path / "whole", parts)
     whole = (tmp_path / "whole" / "cifar-10-binary.tar.gz").read_bytes()
     for data in (b"", b"<!DOCTYPE html>", whole[: len(whole) // 2], whole[:-200]):
         (tmp_path / "whole" / "cifar-10-binary.tar.gz").write_bytes(data)
         with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used"):
-            sources.cifar10(tmp_path / "whole")
+            builtin.cifar10(tmp_path / "whole")
     write_archive(tmp_path / "batch", parts, leave_out="data_batch_3.bin")
     with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used: it holds no data_batch_3\.bin"):
-        sources.cifar10(tmp_path / "batch")
+        builtin.cifar10(tmp_path / "batch")
     write_archive(tmp_path / "fewer", example("cifar10", train=TRAIN - 1))
     with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz cannot be used"):
-        sources.cifar10(tmp_path / "fewer")
+        builtin.cifar10(tmp_path / "fewer")
 
 
 @pytest.mark.parametrize(
@@ -256,31 +262,31 @@ def test_a_damaged_archive_is_named(small: None, tmp_path: Path):
 def test_a_missing_data_set_says_what_to_do(tmp_path: Path, monkeypatch, name: str, file: str, home: str):
     monkeypatch.setenv("MNET_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match="does not exist") as error:
-        sources.load(name)
+        load.from_name(name)
     for expected in (str(tmp_path / name / file), home, "--config.data.dir=", "MNET_DATA_DIR"):
         assert expected in str(error.value)
 
 
-def test_one_missing_file_is_the_one_named(fashion: sources.Source, tmp_path: Path):
+def test_one_missing_file_is_the_one_named(fashion: Dataset, tmp_path: Path):
     (tmp_path / "fashion_mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz, which does not exist"):
-        sources.fashion_mnist(tmp_path / "fashion_mnist")
+        builtin.fashion_mnist(tmp_path / "fashion_mnist")
 
 
 def test_the_folder_is_the_argument_then_the_environment_then_the_cache(fashion, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("MNET_DATA_DIR", str(tmp_path))
-    assert sources.load("fashion_mnist") is fashion
+    assert load.from_name("fashion_mnist") is fashion
     with pytest.raises(ValueError, match="elsewhere"):
-        sources.load("fashion_mnist", str(tmp_path / "elsewhere"))
+        load.from_name("fashion_mnist", str(tmp_path / "elsewhere"))
     monkeypatch.delenv("MNET_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with pytest.raises(ValueError, match=str(tmp_path / "home" / ".cache" / "mnet_jax" / "fashion_mnist")):
-        sources.load("fashion_mnist")
+        load.from_name("fashion_mnist")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"'cifar_10'.*did you mean 'cifar10'.*data.prepare cifar_10 --data_dir"):
-        sources.load("cifar_10")
+        load.from_name("cifar_10")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +304,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 def test_published_mean_and_deviation(name: str, images: tuple[int, ...], mean: list[float], std: list[float]):
     if not (Path(os.environ.get("MNET_DATA_DIR", "/nonexistent")) / name).exists():
         pytest.skip("MNET_DATA_DIR does not hold it")
-    source = sources.load(name)
+    source = load.from_name(name)
     assert source.images.shape == images
     digits = 5e-6 if name == "fashion_mnist" else 5e-9
     np.testing.assert_allclose(source.mean, mean, rtol=0, atol=digits)
@@ -306,29 +312,111 @@ def test_published_mean_and_deviation(name: str, images: tuple[int, ...], mean: 
     np.testing.assert_array_equal(np.bincount(source.labels_N), [images[0] // 10] * 10)
 
 
+# Arrays.
+
+
+def arrays(count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images with labels, masks and boxes."""
+    rng = np.random.default_rng(count)
+    targets = {
+        "labels": np.arange(count) % 2,
+        "masks": rng.integers(0, 3, (count, 6, 5), np.uint8),
+        "boxes": rng.random((count, 2, 4), np.float32),
+    }
+    return rng.integers(0, 256, (count, 6, 5, 3), np.uint8), targets
+
+
+def test_arrays_are_a_data_set():
+    train, test = arrays(15), arrays(5)
+    dataset = from_arrays("mine", train, test, class_names=["a", "b"])
+    assert (dataset.classes, dataset.shape, dataset.has_fixed_test_set) == (2, (6, 5, 3), True)
+    np.testing.assert_array_equal(dataset.image(17), test[0][2])
+    for name, array in dataset.targets.items():
+        np.testing.assert_array_equal(array, np.concatenate([train[1][name], test[1][name]]))
+        assert array.dtype == (np.int32 if name == "labels" else train[1][name].dtype)
+        assert not array.flags.writeable
+    np.testing.assert_array_equal(dataset.labels_N, dataset.targets["labels"])
+    assert dataset.resized(4).targets is dataset.targets
+    alone = from_arrays("mine", (train[0], {}))
+    assert (alone.classes, alone.has_fixed_test_set) == (0, False)
+    np.testing.assert_allclose(alone.mean, (train[0] / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(alone.std, (train[0] / 255).std((0, 1, 2)), rtol=1e-12)
+
+
+def test_every_array_is_part_of_the_fingerprint():
+    def fingerprint(change: str = "", images: np.ndarray | None = None) -> str:
+        train_images, targets = arrays(15)
+        if change:
+            targets[change] = targets[change].copy()
+            targets[change].flat[3] = 1 if targets[change].flat[3] == 0 else 0
+        return from_arrays("mine", (train_images if images is None else images, targets), class_names="ab").fingerprint
+
+    other = arrays(15)[0].copy()
+    other[3, 2, 1, 0] ^= 1
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(images=other), *map(fingerprint, ("labels", "masks", "boxes"))}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": lambda x: x / 255}, r"images are float64\[15, 6, 5, 3\]; allowed: uint8"),
+        ({"images": lambda x: x[..., 0]}, "allowed: uint8"),
+        ({"images": lambda x: x[:0]}, "allowed: uint8"),
+        ({"labels": lambda x: x * 1.0}, "'labels' is float64.*allowed: integers"),
+        ({"labels": lambda x: x[:, None]}, "'labels' is .*allowed: integers"),
+        ({"labels": lambda x: x + 1}, "from 1 to 2, allowed are 0 to 1"),
+        ({"labels": lambda x: x - 1}, "from -1 to 0, allowed are 0 to 1"),
+        ({"masks": lambda x: x[:-1]}, "'masks' is .* for 15 images"),
+        ({"masks": lambda x: x.astype(object)}, "'masks' is object.*allowed: bool, uint8"),
+        ({"boxes": lambda x: x.astype(np.float64)}, "'boxes' is float64.*float32"),
+        ({"boxes": lambda x: x[:, :1]}, r"float32\[N, 1, 4\].* test arrays are .*float32\[N, 2, 4\]"),
+        ({"masks": lambda x: x.astype(np.int32)}, "training arrays are .* test arrays are"),
+        ({"images": lambda x: x[:, :4]}, "training arrays are .* test arrays are"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, message):
+    images, targets = arrays(15)
+    (name, function), *_ = change.items()
+    if name == "images":
+        images = function(images)
+    else:
+        targets[name] = function(targets[name])
+    with pytest.raises(UserError, match=message):
+        from_arrays("mine", (images, targets), arrays(5), class_names=("a", "b"))
+
+
+def test_labels_need_names_and_both_parts_the_same_targets():
+    images, targets = arrays(15)
+    with pytest.raises(UserError, match="for 0 class names"):
+        from_arrays("mine", (images, targets))
+    with pytest.raises(UserError, match="test arrays are"):
+        from_arrays("mine", (images, {}), arrays(5), class_names=("a", "b"))
+
+
 # Splits.
 
 
 def test_a_split_of_one_pool_is_disjoint_and_complete():
-    source = sources.load("digits")
-    train, test, rule = sources.split(source, seed=3, train_size=600)
+    source = load.from_name("digits")
+    train, test, rule = split(source, seed=3, train_size=600)
     assert (len(train), len(test)) == (600, 1197)
     np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(1797))
     assert rule == "600 training images drawn by the seed, the other 1197 held out"
 
 
 def test_the_seed_decides_the_split_and_not_its_rule():
-    source = sources.load("digits")
-    a, again, b = (sources.split(source, seed, 600) for seed in (3, 3, 4))
+    source = load.from_name("digits")
+    a, again, b = (split(source, seed, 600) for seed in (3, 3, 4))
     np.testing.assert_array_equal(a.train, again.train)
     assert np.isin(a.train, b.train).sum() < 300  # 200 are expected of two independent draws
-    assert a.rule == b.rule != sources.split(source, 3, 601).rule
+    assert a.rule == b.rule != split(source, 3, 601).rule
 
 
 def test_every_image_is_drawn_equally_often():
-    source = sources.load("digits")
+    source = load.from_name("digits")
     draws = 400
-    counts = np.bincount(np.concatenate([sources.split(source, seed, 600).train for seed in range(draws)]))
+    counts = np.bincount(np.concatenate([split(source, seed, 600).train for seed in range(draws)]))
     share = 600 / 1797
     deviations = (counts - draws * share) / np.sqrt(draws * share * (1 - share))
     assert len(counts) == 1797
@@ -336,32 +424,32 @@ def test_every_image_is_drawn_equally_often():
     assert 0.85 < deviations.std() < 1.15
 
 
-def test_a_fixed_test_set_is_held_out_whole(fashion: sources.Source):
-    some = sources.split(fashion, 0, train_size=4)
+def test_a_fixed_test_set_is_held_out_whole(fashion: Dataset):
+    some = split(fashion, 0, train_size=4)
     assert len(some.train) == 4
     assert some.rule == "4 of 12 training images drawn by the seed, the test set of 5 held out"
-    everything = sources.split(fashion, 0)
-    np.testing.assert_array_equal(everything.train, fashion.train_pool)
+    everything = split(fashion, 0)
+    np.testing.assert_array_equal(everything.train, fashion.train_indices)
     assert everything.rule == "12 of 12 training images, the test set of 5 held out"
-    for split in (some, everything):
-        np.testing.assert_array_equal(split.test, fashion.test_pool)
-        assert np.isin(split.train, fashion.train_pool).all()
+    for drawn in (some, everything):
+        np.testing.assert_array_equal(drawn.test, fashion.test_indices)
+        assert np.isin(drawn.train, fashion.train_indices).all()
 
 
-def test_tuning_never_touches_the_test_set(fashion: sources.Source):
-    rest = sources.split(fashion, 0, train_size=0, holdout=3)
-    np.testing.assert_array_equal(np.sort(np.concatenate([rest.train, rest.test])), fashion.train_pool)
-    some = sources.split(fashion, 0, train_size=4, holdout=3)
+def test_tuning_never_touches_the_test_set(fashion: Dataset):
+    rest = split(fashion, 0, train_size=0, holdout=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest.train, rest.test])), fashion.train_indices)
+    some = split(fashion, 0, train_size=4, holdout=3)
     assert (len(rest.test), len(some.train), len(some.test)) == (3, 4, 3)
     assert not np.isin(some.test, some.train).any()
-    assert np.isin(np.concatenate(some[:2]), fashion.train_pool).all()
-    assert len({some.rule, rest.rule, sources.split(fashion, 0, 4).rule}) == 3
+    assert np.isin(np.concatenate(some[:2]), fashion.train_indices).all()
+    assert len({some.rule, rest.rule, split(fashion, 0, 4).rule}) == 3
     assert "test set untouched" in some.rule
 
 
 def test_tuning_on_one_pool_holds_out_what_the_seed_does_not_train_on():
-    source = sources.load("digits")
-    plain, tuning = sources.split(source, 5, 600), sources.split(source, 5, 600, holdout=100)
+    source = load.from_name("digits")
+    plain, tuning = split(source, 5, 600), split(source, 5, 600, holdout=100)
     np.testing.assert_array_equal(tuning.train, plain.train)
     np.testing.assert_array_equal(tuning.test, plain.test)
     assert tuning.rule.startswith(plain.rule)
@@ -369,15 +457,15 @@ def test_tuning_on_one_pool_holds_out_what_the_seed_does_not_train_on():
 
 
 @pytest.mark.parametrize(("train_size", "holdout"), [(13, 0), (10, 3), (-1, 0), (0, 12), (0, -1)])
-def test_impossible_sizes_are_refused(fashion: sources.Source, train_size: int, holdout: int):
+def test_impossible_sizes_are_refused(fashion: Dataset, train_size: int, holdout: int):
     with pytest.raises(ValueError, match=r"(train_size|holdout)=-?\d+: allowed are"):
-        sources.split(fashion, 0, train_size, holdout)
+        split(fashion, 0, train_size, holdout)
 
 
 @pytest.mark.parametrize("train_size", [0, 1797])
 def test_one_pool_keeps_something_to_hold_out(train_size: int):
     with pytest.raises(ValueError, match=r"allowed are 1 to 1796"):
-        sources.split(sources.load("digits"), 0, train_size)
+        split(load.from_name("digits"), 0, train_size)
 
 
 # Orders.
@@ -385,29 +473,29 @@ def test_one_pool_keeps_something_to_hold_out(train_size: int):
 
 def test_an_epoch_is_a_permutation_set_by_seed_and_epoch():
     train = np.arange(100, 700)
-    order = sources.epoch_order(2, 5, train, 60)
+    order = epoch_order(2, 5, train, 60)
     assert (order.shape, order.dtype) == ((10, 60), np.int32)
     np.testing.assert_array_equal(np.sort(order, axis=None), train)
-    np.testing.assert_array_equal(order, sources.epoch_order(2, 5, train, 60))
-    for other in (sources.epoch_order(3, 5, train, 60), sources.epoch_order(2, 6, train, 60)):
+    np.testing.assert_array_equal(order, epoch_order(2, 5, train, 60))
+    for other in (epoch_order(3, 5, train, 60), epoch_order(2, 6, train, 60)):
         assert (order == other).mean() < 0.05
 
 
 def test_an_incomplete_last_batch_is_dropped():
-    order = sources.epoch_order(0, 0, np.arange(103), 25)
+    order = epoch_order(0, 0, np.arange(103), 25)
     assert order.shape == (4, 25)
     assert len(np.unique(order)) == 100
-    np.testing.assert_array_equal(order.ravel(), sources.epoch_order(0, 0, np.arange(103), 50).ravel())
+    np.testing.assert_array_equal(order.ravel(), epoch_order(0, 0, np.arange(103), 50).ravel())
 
 
 def test_orders_and_splits_do_not_share_a_stream():
-    source = sources.load("digits")
-    drawn = sources.split(source, 1, 600).train
-    first = sources.epoch_order(1, 0, source.train_pool, 600)[0]
+    source = load.from_name("digits")
+    drawn = split(source, 1, 600).train
+    first = epoch_order(1, 0, source.train_indices, 600)[0]
     assert np.isin(drawn, first).sum() < 300
 
 
 @pytest.mark.parametrize("batch_size", [0, 101])
 def test_a_batch_larger_than_the_data_is_refused(batch_size: int):
     with pytest.raises(ValueError, match=f"batch_size={batch_size}: allowed are 1 to 100"):
-        sources.epoch_order(0, 0, np.arange(100), batch_size)
+        epoch_order(0, 0, np.arange(100), batch_size)

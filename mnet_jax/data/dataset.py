@@ -1,0 +1,259 @@
+"""The record `Dataset`, and what the seed decides about it: the split and the order of an epoch.
+
+Splits and orders sort the raw bits of a Philox generator whose 128-bit key is (seed, purpose), so the two never share a
+stream. numpy promises that these bits stay the same in every version (NEP 19); it does not promise it of `permutation`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mnet_jax.data import disk, transforms
+from mnet_jax.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their targets; its arrays are read-only.
+
+    `images`         uint8 [N, H, W, C] in memory, or encoded on disk.
+    `targets`        name -> array [N, ...]; "labels" are int32 [N] from 0 to `classes` - 1.
+    `class_names`    of the labels; empty without labels.
+    `train_indices`  int64, the images that a seed may train on.
+    `test_indices`   int64, the images that a seed may hold out: the same ones where there is no fixed test set.
+    `mean`, `std`    of each channel over the training images, scaled to [0, 1].
+    `fingerprint`    12 hexadecimal digits of the SHA-256 of name, shapes, targets and image bytes; of images on disk,
+                     name, version, splits, counts and labels.
+    """
+
+    name: str
+    images: np.ndarray | disk.EncodedImages
+    targets: Mapping[str, np.ndarray]
+    class_names: tuple[str, ...]
+    train_indices: np.ndarray
+    test_indices: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+    @property
+    def labels_N(self) -> np.ndarray:
+        """The class of each image, int32."""
+        return self.targets["labels"]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C); H and W are 0 where the images differ in size."""
+        H, W, C = self.images.shape[-3:]
+        return H, W, C
+
+    @property
+    def has_fixed_test_set(self) -> bool:
+        """Whether the held-out images are the same for every seed."""
+        return not np.array_equal(self.train_indices, self.test_indices)
+
+    def image(self, index: int) -> np.ndarray:
+        """Image `index`, uint8 [H, W, C]. Raises CorruptImage, which names the file, where it cannot be decoded."""
+        if isinstance(self.images, np.ndarray):
+            return self.images[index]
+        try:
+            return transforms.decode(self.images[index], self.shape[-1])
+        except Exception as error:  # file formats and decoders raise errors of many types
+            raise transforms.CorruptImage(f"{self.name}: {self.images.location(index)}: {error}") from error
+
+    def in_memory(self) -> np.ndarray:
+        """All images, uint8 [N, H, W, C]; those on disk are decoded. Raises UserError where they differ in size."""
+        if isinstance(self.images, np.ndarray):
+            return self.images
+        H, W, C = self.shape
+        if not H:
+            raise UserError(f"the images of {self.name} differ in size: set data.size to what they are cropped to")
+        images_NHWC = np.empty((len(self.images), H, W, C), np.uint8)
+        for index in range(len(images_NHWC)):
+            images_NHWC[index] = self.image(index)
+        return images_NHWC
+
+    def resized(self, resolution: int) -> "Dataset":
+        """The data set in memory with images of this height and width.
+
+        The fingerprint stays that of the original images, so that arms of other resolutions compare.
+        """
+        images_NHWC = transforms.resize_batch(self.in_memory(), resolution)
+        images_NHWC.flags.writeable = False
+        return replace(self, images=images_NHWC)
+
+
+class Split(NamedTuple):
+    """Sorted int64 indices of training and held-out images; `rule` says in words how a seed chooses them."""
+
+    train: np.ndarray
+    test: np.ndarray
+    rule: str
+
+
+Part = tuple[np.ndarray, Mapping[str, np.ndarray]]
+"""Images, uint8 [N, H, W, C], and their targets, name -> array [N, ...]."""
+
+TARGET_TYPES = ("bool", "uint8", "int32", "float32")
+
+
+def from_arrays(name: str, train: Part, test: Part | None = None, class_names: Sequence[str] = ()) -> Dataset:
+    """A data set from arrays.
+
+    Args:
+      name: what rows and reports call it.
+      train: the images that a seed may train on, and their targets, of `TARGET_TYPES`. The target "labels" holds
+        classes: integers [N] of any type.
+      test: the fixed test set; None = every seed holds out some of the images in `train`.
+      class_names: of the target "labels".
+
+    Raises:
+      UserError: an array has another type or shape, training and test arrays do not fit together, or a label is none
+        of the classes.
+    """
+    parts = [_checked(name, *part, class_names) for part in ([train] if test is None else [train, test])]
+    kinds = [{"images": _kind(images)} | {key: _kind(targets[key]) for key in targets} for images, targets in parts]
+    if kinds[0] != kinds[-1]:
+        raise UserError(f"{name}: training arrays are {kinds[0]}, test arrays are {kinds[1]}; allowed: the same")
+    images_NHWC = np.ascontiguousarray(np.concatenate([images for images, _ in parts]))
+    targets = {key: np.concatenate([targets[key] for _, targets in parts]) for key in parts[0][1]}
+    everything, train_size = np.arange(len(images_NHWC)), len(parts[0][0])
+    train_indices = everything[:train_size]
+    test_indices = everything[train_size:] if test is not None else train_indices
+    for array in (images_NHWC, *targets.values(), train_indices, test_indices):
+        array.flags.writeable = False
+    mean, std = _mean_and_std(images_NHWC[:train_size])
+    return Dataset(
+        name=name,
+        images=images_NHWC,
+        targets=targets,
+        class_names=tuple(class_names),
+        train_indices=train_indices,
+        test_indices=test_indices,
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(name, images_NHWC, targets, train_size),
+    )
+
+
+def check_labels(labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raises UserError where a label is none of the classes."""
+    classes = len(class_names)
+    if labels.min() < 0 or labels.max() >= classes:
+        came = f"its labels go from {labels.min()} to {labels.max()}"
+        raise UserError(f"{came}, allowed are 0 to {classes - 1}, for {classes} class names")
+
+
+def _checked(
+    name: str, images: np.ndarray, targets: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The arrays with int32 labels. Raises UserError as `from_arrays` does."""
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise UserError(f"{name}: images are {images.dtype}{list(images.shape)}; allowed: uint8[N, H, W, C], N > 0")
+    for key, array in targets.items():
+        if key == "labels":
+            fits, allowed = np.issubdtype(array.dtype, np.integer) and array.ndim == 1, "integers[N]"
+        else:
+            fits, allowed = array.dtype in TARGET_TYPES, f"{', '.join(TARGET_TYPES)}, of shape [N, ...]"
+        if not fits or array.shape[:1] != images.shape[:1]:
+            came = f"target {key!r} is {array.dtype}{list(array.shape)} for {len(images)} images"
+            raise UserError(f"{name}: {came}; allowed: {allowed}")
+    if "labels" not in targets:
+        return images, dict(targets)
+    check_labels(targets["labels"], class_names)
+    return images, {**targets, "labels": targets["labels"].astype(np.int32)}
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype}[{', '.join(['N', *map(str, array.shape[1:])])}]"
+
+
+def _mean_and_std(images_NHWC: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each channel, of images scaled to [0, 1]; from sums of integers, which do not depend on the order."""
+    channels = images_NHWC.shape[-1]
+    flat = images_NHWC.reshape(len(images_NHWC), -1)
+    count = flat.size // channels
+    total = flat.sum(0, np.int64).reshape(-1, channels).sum(0)
+    squares = np.square(flat, dtype=np.uint16).sum(0, np.int64).reshape(-1, channels).sum(0)
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _fingerprint(name: str, images_NHWC: np.ndarray, targets: Mapping[str, np.ndarray], train_size: int) -> str:
+    digest = hashlib.sha256(repr((name, images_NHWC.shape, images_NHWC.shape[:1], train_size)).encode())
+    if "labels" in targets:
+        digest.update(targets["labels"].astype("<i4").data)
+    digest.update(images_NHWC.data)
+    for key in sorted(targets.keys() - {"labels"}):
+        digest.update(repr((key, targets[key].dtype.name, targets[key].shape)).encode())
+        digest.update(targets[key].data)
+    return digest.hexdigest()[:12]
+
+
+def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) -> Split:
+    """Which images this seed trains on and which it holds out.
+
+    Args:
+      dataset: a data set.
+      seed: the run's seed.
+      train_size: how many training images are drawn, without replacement; 0 = all that may be trained on.
+      holdout: 0 = the fixed test set is held out. Otherwise (tuning) so many training images are held out instead,
+        and the test set is never touched. Ignored without a fixed test set: a seed then holds out all images that it
+        does not train on.
+
+    Raises:
+      UserError: these sizes leave nothing to train on or nothing to hold out.
+    """
+    pool, fixed = len(dataset.train_indices), dataset.has_fixed_test_set
+    cut = holdout if fixed else 0
+    if not 0 <= cut < pool:
+        raise UserError(f"holdout={holdout}: allowed are 0 to {pool - 1}, {dataset.name} has {pool} training images")
+    least, most = (0, pool - cut) if fixed else (1, pool - 1)
+    if not least <= train_size <= most:
+        held = f"{cut} of them held out" if fixed else "the rest is held out"
+        raise UserError(
+            f"train_size={train_size}: allowed are {least} to {most}, {dataset.name} has {pool} images, {held}"
+        )
+    drawn = _shuffled(dataset.train_indices, seed, "split")
+    train = np.sort(drawn[: train_size or most])
+    test = np.sort(drawn[pool - cut :]) if cut else np.setdiff1d(dataset.test_indices, train)
+    if fixed:
+        draw = " drawn by the seed" if len(train) < pool else ""
+        held = f"{cut} others held out, test set untouched" if cut else f"the test set of {len(test)} held out"
+        rule = f"{len(train)} of {pool} training images{draw}, {held}"
+    else:
+        rule = f"{len(train)} training images drawn by the seed, the other {len(test)} held out"
+        rule += " (one pool: a tuning seed holds out its own images)" if holdout else ""
+    return Split(train, test, rule)
+
+
+def epoch_order(seed: int, epoch: int, train_indices: np.ndarray, batch_size: int) -> np.ndarray:
+    """The batches of one epoch, int32 [steps, batch]; an incomplete last batch is dropped.
+
+    The permutation depends on (seed, epoch) only, so a run can start at any epoch.
+
+    Raises:
+      UserError: there are fewer images than one batch takes.
+    """
+    images = len(train_indices)
+    if not 1 <= batch_size <= images:
+        raise UserError(f"batch_size={batch_size}: allowed are 1 to {images}, the number of training images")
+    steps = images // batch_size
+    order = _shuffled(train_indices, seed, "order", epoch)
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def _shuffled(indices: np.ndarray, seed: int, purpose: str, epoch: int = 0) -> np.ndarray:
+    """A permutation by (seed, purpose, epoch): the key and, for the epoch, the counter's highest word."""
+    key = np.array([seed, int.from_bytes(purpose.encode())], np.uint64)
+    bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, epoch], np.uint64)).random_raw(len(indices))
+    return indices[np.argsort(bits, kind="stable")]

@@ -1,0 +1,127 @@
+"""A data set by its name or by the config; nothing is ever downloaded here."""
+
+import difflib
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnet_jax.data import builtin, disk
+from mnet_jax.data.dataset import Dataset
+from mnet_jax.errors import UserError
+
+PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
+"""name -> (H, W, C), training images, test images and classes of data sets that a plan may use before they exist."""
+
+
+def from_config(data: Any) -> Dataset:
+    """The data set that the fields `data` of a config name, loaded once per process; see `from_name`."""
+    return from_name(data.source, data.dir, data.train_split, data.test_split, data.resolution)
+
+
+def metadata(data: Any) -> Dataset:
+    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
+    if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
+        return _zeros(data.source, *PLANNED[data.source])
+    return from_name(data.source, data.dir, data.train_split, data.test_split)
+
+
+def from_name(
+    name: str, directory: str | Path = "", train_split: str = "train", test_split: str = "", resolution: int = 0
+) -> Dataset:
+    """Loads a data set, once per process. Of images on disk only what was measured is read.
+
+    Args:
+      name: "digits", which needs no folder, or the folder that holds the data: what `python -m mnet_jax.data.prepare`
+        has written (TFDS's names, such as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`, or
+        the original files of "fashion_mnist" or "cifar10".
+      directory: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
+      train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
+      test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
+      resolution: height and width that the images are resized to (V1's resolution multiplier); 0 = as they are.
+
+    Raises:
+      UserError: the data set does not exist (with the command that prepares it) or is corrupt, or a split is unknown.
+    """
+    root = None if name == "digits" else data_dir(directory)
+    return _load(name, root, train_split, test_split, resolution)
+
+
+def data_dir(directory: str | Path = "") -> Path:
+    """The folder of the data sets; see `from_name`."""
+    return Path(directory or os.environ.get("MNET_DATA_DIR") or "~/.cache/mnet_jax").expanduser()
+
+
+def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: str = "") -> Dataset:
+    """A data set on disk that `data.prepare` has measured; see `from_name`."""
+    measured = disk.read_info(images)
+    if measured is None:
+        raise UserError(f"{images.path} was not measured yet: {disk.prepare_command(images.name)}")
+    info, labels = measured
+    labelled = {split: size for split, size in images.sizes.items() if labels[split].min(initial=0) >= 0}
+    choices = [split for split in ("test", "validation", "val") if split in labelled]
+    specs = train_split, test_split or (choices[0] if choices else train_split)
+    starts = dict(zip(images.sizes, np.cumsum([0, *images.sizes.values()]).tolist(), strict=False))
+    parts = [disk.parse_split(spec, labelled) for spec in specs]
+    train_indices, test_indices = (
+        np.concatenate([np.arange(starts[split] + first, starts[split] + stop) for split, first, stop in part])
+        for part in parts
+    )
+    if parts[0] != parts[1] and len(np.intersect1d(train_indices, test_indices)):
+        raise UserError(f"train_split={specs[0]!r} and test_split={specs[1]!r} share images")
+    labels_N = np.concatenate([labels[split] for split in images.sizes])
+    digest = hashlib.sha256(repr((info.name, info.version, parts, sorted(info.labels.items()))).encode())
+    for array in (labels_N, train_indices, test_indices):
+        array.flags.writeable = False
+    return Dataset(
+        name=info.name,
+        images=disk.EncodedImages(images, info.shape),
+        targets={"labels": labels_N},
+        class_names=info.class_names,
+        train_indices=train_indices,
+        test_indices=test_indices,
+        mean=info.mean,
+        std=info.std,
+        fingerprint=digest.hexdigest()[:12],
+    )
+
+
+@functools.cache
+def _load(name: str, root: Path | None, train_split: str, test_split: str, resolution: int) -> Dataset:
+    if resolution:
+        return _load(name, root, train_split, test_split, 0).resized(resolution)
+    if root and (images := disk.find(root / name, name)):
+        return from_disk(images, train_split, test_split)
+    if (train_split, test_split) != ("train", ""):
+        reason = f"{root / name} holds none: {disk.prepare_command(name)}" if root else "the digits have no splits"
+        raise UserError(
+            f"data.train_split={train_split!r}, data.test_split={test_split!r} need prepared data; {reason}"
+        )
+    if root is None:
+        return builtin.digits()
+    if name in builtin.FROM_FOLDER:
+        return builtin.FROM_FOLDER[name](root / name)
+    nearest = difflib.get_close_matches(name, ("digits", *builtin.FROM_FOLDER), n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise UserError(
+        f"data source {name!r} is not in {root}: {hint}prepare it with `{disk.prepare_command(name)} "
+        f"--data_dir {root}`, or put images into {root / name} as train/CLASS/*; 'digits' needs no file"
+    )
+
+
+@functools.cache
+def _zeros(name: str, shape: tuple[int, int, int], train: int, test: int, classes: int) -> Dataset:
+    return Dataset(
+        name=name,
+        images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
+        targets={"labels": np.broadcast_to(np.int32(0), train + test)},
+        class_names=("",) * classes,
+        train_indices=np.arange(train),
+        test_indices=np.arange(train, train + test),
+        mean=(0.0,) * shape[-1],
+        std=(1.0,) * shape[-1],
+        fingerprint="",
+    )
