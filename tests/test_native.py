@@ -17,7 +17,7 @@ from jax import lax
 from mnet_jax import config, models
 from mnet_jax.ops import native
 from mnet_jax.ops.depthwise import depthwise, resolved
-from mnet_jax.ops.filter import Affine, norm_depthwise_norm
+from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
 
 needs_compiler = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
@@ -318,7 +318,7 @@ import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, numpy as np
 from mnet_jax.ops.depthwise import depthwise
-from mnet_jax.ops.filter import norm_depthwise_norm
+from mnet_jax.ops.norm_depthwise_norm import norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
 x, k = (np.random.default_rng(0).normal(size=size).astype("float32") for size in ((16, 28, 28, 40), (3, 3, 40)))
 def layers(x, k, a, b):

@@ -8,7 +8,7 @@ import pytest
 from test_native import ONES, assert_close, normal
 
 from mnet_jax.ops import pallas
-from mnet_jax.ops.contraction import Geometry
+from mnet_jax.ops.bilinear import Geometry
 from mnet_jax.ops.depthwise import GPU, depthwise, output_size, resolve, resolved, shape_class
 
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}  # to compile

@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mnet_jax.ops.contraction import Geometry, Y, contract
+from mnet_jax.ops.bilinear import Geometry, Y, derivative
 
 SOURCE = Path(__file__).with_name("native.cc")
-HEADERS = tuple(SOURCE.with_name(f"{name}.h") for name in ("units", "depthwise", "norm", "filter"))
-TARGETS = ("depthwise", "norm", "norm_gradient", "filter", "filter_gradient")  # as the source names its handlers
+HEADERS = tuple(sorted(SOURCE.parent.glob("*.h")))
+TARGETS = ("depthwise", "norm", "norm_gradient", "norm_depthwise_norm", "norm_depthwise_norm_gradient")
+"""The handlers that the source defines."""
+
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -65,44 +67,47 @@ def call(
     return run(*arrays, **attributes)
 
 
-def differentiable(forward: Callable, backward: Callable, plain: Callable) -> Callable:
+def differentiable(forward: Callable, backward: Callable, reference: Callable) -> Callable:
     """A compiled operation with its compiled gradient, as a function that JAX differentiates any number of times.
 
-    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, which has none itself.
-    `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the others are
-    zero. `plain(*operands)` is the result in plain JAX, whose gradient is differentiated in the place of `backward`.
+    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, through which no gradient
+    flows. `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the
+    others are zero. `reference(*operands)` is the result in plain JAX: second derivatives are those of its gradient.
     """
-    run = jax.custom_vjp(forward)
+    operation = jax.custom_vjp(forward)
 
-    def save(*operands):
-        results = run(*operands)
+    def forward_with_residuals(*operands: jax.Array) -> tuple[Any, Any]:
+        results = operation(*operands)
         return results, (operands, [lax.stop_gradient(array) for array in results[1:]])
 
     @jax.custom_vjp
-    def gradient(operands, saved, cotangent):
-        found = backward(operands, saved, cotangent)
-        return *found, *map(jnp.zeros_like, operands[len(found) :])
+    def gradient(operands: Sequence[jax.Array], saved: Sequence[jax.Array], cotangent: jax.Array) -> tuple:
+        gradients = backward(operands, saved, cotangent)
+        return *gradients, *map(jnp.zeros_like, operands[len(gradients) :])
 
-    def twice(held, cotangents):
-        operands, saved, cotangent = held
-        first = jax.vjp(lambda operands, cotangent: jax.vjp(plain, *operands)[1](cotangent), operands, cotangent)[1]
-        to_operands, to_cotangent = first(cotangents)
+    def reference_gradient(operands: Sequence[jax.Array], cotangent: jax.Array) -> tuple:
+        return jax.vjp(reference, *operands)[1](cotangent)
+
+    def second_order(residuals: tuple, cotangents: tuple) -> tuple:
+        operands, saved, cotangent = residuals
+        to_operands, to_cotangent = jax.vjp(reference_gradient, operands, cotangent)[1](cotangents)
         return to_operands, [jnp.zeros_like(array) for array in saved], to_cotangent
 
-    gradient.defvjp(lambda *given: (gradient(*given), given), twice)
-    run.defvjp(save, lambda held, cotangents: gradient(*held, cotangents[0]))
-    return run
+    gradient.defvjp(lambda *operands: (gradient(*operands), operands), second_order)
+    operation.defvjp(forward_with_residuals, lambda residuals, cotangents: gradient(*residuals, cotangents[0]))
+    return operation
 
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC, where `serves` said so; differentiable any number of times."""
-    return contract(_call, Y, geometry, x_BHWC, kernel_KKC)
+    return derivative(_compute, Y, geometry, x_BHWC, kernel_KKC)
 
 
-def _call(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
-    numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
-    integers = {name: np.int64(value) for name, value in numbers.items()}
-    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, attributes=integers)
+def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
+    result = jax.ShapeDtypeStruct(geometry.shapes[wrt], a.dtype)
+    numbers = {"wrt": wrt, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
+    attributes = {name: np.int64(value) for name, value in numbers.items()}
+    return call("depthwise", [result], a, b, attributes=attributes)[0]
 
 
 @functools.cache

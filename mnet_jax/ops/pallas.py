@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from mnet_jax.ops import accumulator
-from mnet_jax.ops.contraction import KERNEL, Geometry, X, Y, contract
+from mnet_jax.ops.bilinear import KERNEL, Geometry, X, Y, derivative
 
 PIXELS = 64  # of a tile, a square of 8 x 8
 CHANNELS = 64  # of a block, at most
@@ -41,16 +41,16 @@ def refused() -> str:
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC; differentiable any number of times. On a CPU the kernels are interpreted, to be tested."""
-    return contract(_compute, Y, geometry, x_BHWC, kernel_KKC)
+    return derivative(_compute, Y, geometry, x_BHWC, kernel_KKC)
 
 
-def _compute(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
+def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
     (x_shape, kernel_shape, y_shape), top, left, stride = geometry
     assert max(math.prod(x_shape), math.prod(y_shape)) < 2**31, geometry  # offsets are of 32 bits
-    if role == KERNEL:
+    if wrt == KERNEL:
         return _kernel_gradient(a, b, kernel_shape, top, left, stride)
     sides = (top, kernel_shape[0]), (left, kernel_shape[1])
-    if role == X:
+    if wrt == X:
         rows, columns = (
             [[(i, (a + lo - i) // stride) for i in range(size) if (a + lo - i) % stride == 0] for a in range(stride)]
             for lo, size in sides
