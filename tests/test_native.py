@@ -17,23 +17,29 @@ from jax import lax
 from mnet_jax import config, models
 from mnet_jax.ops import native
 from mnet_jax.ops.depthwise import depthwise, resolved
-from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
+from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 
 needs_compiler = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
 ONES = ((1, 1), (1, 1))
 sides = st.tuples(st.integers(0, 4), st.integers(0, 4))
+rates = st.sampled_from([1, 2, 4])
+
+
+def fits(size, kernel, padding, dilation):
+    """Whether the dilated kernel is no larger than the padded images."""
+    return all(n + sum(p) > (k - 1) * dilation for n, p, k in zip(size[1:3], padding, kernel, strict=True))
 
 
 def normal(seed, *shape, dtype="float32"):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def gradients(x, k, stride, padding, way):
+def gradients(x, k, stride, padding, way, dilation=1):
     """y and the gradients to x and k of a loss whose own gradient varies from place to place."""
 
     def loss(x, k):
-        y = depthwise(x, k, stride, padding, way)
+        y = depthwise(x, k, stride, padding, way, dilation)
         return jnp.sum(jnp.sin(y)), y
 
     (_, y), (dx, dk) = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, k)
@@ -54,16 +60,44 @@ def assert_close(got, expected, tolerance):
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     stride=st.integers(1, 3),
     padding=st.tuples(sides, sides),
+    dilation=rates,
 )
-def test_native_equals_lax(size, kernel, stride, padding):
-    assume(min(n + sum(p) - k for n, p, k in zip(size[1:3], padding, kernel, strict=True)) >= 0)
+def test_native_equals_lax(size, kernel, stride, padding, dilation):
+    assume(fits(size, kernel, padding, dilation))
     with jax.enable_x64(True):
         x, k = normal(0, *size, dtype="float64"), normal(1, *kernel, size[-1], dtype="float64")
-        expected = gradients(x, k, stride, padding, "lax")
-        assert_close(gradients(x, k, stride, padding, "native"), expected, 1e-12)
-        single = gradients(x.astype("float32"), k.astype("float32"), stride, padding, "native")
+        expected = gradients(x, k, stride, padding, "lax", dilation)
+        assert_close(gradients(x, k, stride, padding, "native", dilation), expected, 1e-12)
+        single = gradients(x.astype("float32"), k.astype("float32"), stride, padding, "native", dilation)
         assert {leaf.dtype for leaf in single} == {jnp.dtype("float32")}
         assert_close(single, expected, 1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("hw", [(9, 11), (3, 2), (1, 1)])
+def test_dilated_operations_equal_lax(hw, dilation):
+    """Padding "same" at stride 1, as in DeepLab; also of images that are smaller than the dilated kernel."""
+    x, parameters = normal(0, 2, *hw, 20), (affine(1, 20), normal(3, 3, 3, 20), affine(4, 20))
+    padding = ((dilation, dilation),) * 2
+
+    def plain(x, parameters, way):
+        return depthwise(x, parameters[1], 1, padding, way, dilation), ()
+
+    assert_native_equals_lax(plain, x, parameters)
+    assert_native_equals_lax(
+        lambda x, p, way: normed_twice(x, p, (-0.5, 0.7), 1, 1, padding, way, dilation), x, parameters
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [2, 4])
+def test_dilated_depthwise_is_compiled(dilation):
+    """Every formulation takes the rate itself: none computes in the place of another."""
+    x, k = normal(0, 1, 9, 9, 4), normal(1, 3, 3, 4)
+    padding = ((dilation, dilation),) * 2
+    traced = str(jax.make_jaxpr(lambda x, k: gradients(x, k, 1, padding, "native", dilation))(x, k))
+    assert traced.count("mnet_jax_depthwise") == 3
 
 
 @needs_compiler
@@ -133,14 +167,14 @@ def normed(x, parameters, clip, group, way):
     return batch_norm_act(x, scale, bias, low, high, 1e-3, group, way)
 
 
-def filtered(x, parameters, clip, group, stride, padding, way):
+def normed_twice(x, parameters, clip, group, stride, padding, way, dilation=1):
     """The three layers, compiled as one or one after the other: y, and the moments of both norms."""
     inner, kernel, outer = parameters
     if way == "native":
         assert native.serves(way, x.dtype)
-        return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding)
+        return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding, dilation)
     h, *moments = normed(x, inner, clip, group, way)
-    y, *others = normed(depthwise(h, kernel, stride, padding, way), outer, clip, group, way)
+    y, *others = normed(depthwise(h, kernel, stride, padding, way, dilation), outer, clip, group, way)
     return y, tuple(moments), tuple(others)
 
 
@@ -198,30 +232,33 @@ def test_native_norm_equals_lax(size, clip, wanted):
     padding=st.tuples(sides, sides),
     clip=bounds,
     wanted=st.integers(0, 4),
+    dilation=rates,
 )
-def test_native_filter_equals_lax(size, kernel, stride, padding, clip, wanted):
-    assume(min(n + sum(p) - k for n, p, k in zip(size[1:3], padding, kernel, strict=True)) >= 0)
+def test_native_norm_depthwise_norm_equals_lax(size, kernel, stride, padding, clip, wanted, dilation):
+    assume(fits(size, kernel, padding, dilation))
     group, C = group_of(size[0], wanted), size[-1]
     parameters = affine(1, C), normal(3, *kernel, C), affine(4, C)
     assert_native_equals_lax(
-        lambda x, p, way: filtered(x, p, clip, group, stride, padding, way), normal(0, *size), parameters
+        lambda x, p, way: normed_twice(x, p, clip, group, stride, padding, way, dilation), normal(0, *size), parameters
     )
 
 
 @needs_compiler
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 4)])
 @pytest.mark.parametrize("size", [(5, 33, 40, 20), (2, 64, 65, 72)])
-def test_native_filter_in_parts_equals_lax(size, stride):
+def test_native_norm_depthwise_norm_in_parts_equals_lax(size, stride, dilation):
     """Sums in several parts: of whole images, and of some rows each where images are large."""
-    C = size[-1]
+    C, padding = size[-1], ((dilation, dilation),) * 2
     parameters = affine(1, C), normal(3, 3, 3, C), affine(4, C)
     assert_native_equals_lax(
-        lambda x, p, way: filtered(x, p, (-0.5, 0.7), 0, stride, ONES, way), normal(0, *size), parameters
+        lambda x, p, way: normed_twice(x, p, (-0.5, 0.7), 0, stride, padding, way, dilation),
+        normal(0, *size),
+        parameters,
     )
 
 
 @needs_compiler
-@pytest.mark.parametrize("layer", ["norm", "filter"])
+@pytest.mark.parametrize("layer", ["norm", "norm_depthwise_norm"])
 def test_norms_have_second_derivatives(layer):
     """Through the statistics, too."""
     x, inner, outer = normal(0, 4, 6, 5, 3), affine(1, 3), affine(4, 3)
@@ -230,7 +267,9 @@ def test_norms_have_second_derivatives(layer):
     def penalty(x, parameters, way):
         def run(x, p):
             return (
-                normed(x, p, (-0.5, 0.7), 2, way) if layer == "norm" else filtered(x, p, (-0.5, 0.7), 2, 2, ONES, way)
+                normed(x, p, (-0.5, 0.7), 2, way)
+                if layer == "norm"
+                else normed_twice(x, p, (-0.5, 0.7), 2, 2, ONES, way)
             )
 
         _, gradients = values_and_gradients(run, x, parameters)
@@ -258,7 +297,7 @@ def test_a_loop_over_norms_for_several_seeds_equals_single_runs():
 
         def train(x, parameters, high, way):
             def step(_, parameters):
-                run = lambda x, p: filtered(x, p, (-0.5, high), 2, 2, ONES, way)  # noqa: E731
+                run = lambda x, p: normed_twice(x, p, (-0.5, high), 2, 2, ONES, way)  # noqa: E731
                 _, (_, gradients) = values_and_gradients(run, x, parameters)
                 return jax.tree.map(lambda p, g: p - 0.1 * g, parameters, gradients)
 

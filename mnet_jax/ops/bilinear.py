@@ -11,12 +11,17 @@ X, KERNEL, Y = range(3)
 
 
 class Geometry(NamedTuple):
-    """The shapes of x_BHWC, kernel_KKC and y_BHWC, the padding before rows and columns, and the stride."""
+    """The shapes of x_BHWC, kernel_KKC and y_BHWC, the padding before rows and columns, stride and dilation."""
 
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     top: int
     left: int
     stride: int
+    dilation: int
+
+    def numbers(self) -> dict[str, int]:
+        """All but the shapes, by name."""
+        return {name: value for name, value in self._asdict().items() if name != "shapes"}
 
 
 Compute = Callable[[int, Geometry, jax.Array, jax.Array], jax.Array]

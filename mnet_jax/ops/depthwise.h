@@ -163,15 +163,19 @@ struct Shape {
   }
 };
 
-// A convolution: its shapes, the padding before rows and columns, and the stride.
+// A convolution: its shapes, the padding before rows and columns, the stride, and the dilation, which is the distance
+// between the inputs of neighboring elements of the kernel.
 struct Geometry {
   Shape x, kernel, y;
-  int64_t top, left, stride;
+  int64_t top, left, stride, dilation;
+
+  // The rows of x from the first to the last that one row of y meets.
+  int64_t reach() const { return (kernel.H - 1) * dilation + 1; }
 
   // The blocks of a row of y. `kernel_stride` lies between the kernel's columns, in elements.
   std::vector<Block> blocks(int64_t kernel_stride) const {
     std::vector<ColumnTap> taps;
-    for (int64_t j = 0; j < kernel.W; ++j) taps.push_back({j, j - left});
+    for (int64_t j = 0; j < kernel.W; ++j) taps.push_back({j, j * dilation - left});
     return cut(y.W, taps, stride, x.W, x.C, kernel_stride);
   }
 
@@ -181,7 +185,7 @@ struct Geometry {
     for (int64_t phase = 0; phase < std::min(stride, x.W); ++phase) {
       std::vector<ColumnTap> taps;
       for (int64_t j = 0; j < kernel.W; ++j) {
-        const int64_t column = phase + left - j;
+        const int64_t column = phase + left - j * dilation;
         if (column % stride == 0) taps.push_back({j, column / stride});
       }
       blocks.push_back(cut(ceil_div(x.W - phase, stride), taps, 1, y.W, x.C, x.C));
@@ -199,7 +203,8 @@ struct Chunks {
   }
 };
 
-// y[r, w] = sum of x[r * stride + i - top, w * stride + j - left] * kernel[i, j]; source is x, result is y.
+// y[r, w] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * kernel[i, j]; source is x,
+// result is y.
 // Transposed, the gradient to x: source is dy, result is dx, and dx[r, w] is the sum of dy[o, p] * kernel[i, j] over
 // the outputs (o, p) that meet (r, w) with tap (i, j).
 template <class T>
@@ -218,7 +223,8 @@ void convolution(ffi::ThreadPool& pool, const Geometry& g, const T* source, T* k
       T* weights = kernels + image / images_per_kernel * g.kernel.H * g.kernel.W * C + c;
       row.sources.clear();
       for (int64_t i = 0; i < g.kernel.H; ++i) {
-        const int64_t at = transposed ? r + g.top - i : r * g.stride + i - g.top, line = at / phases;
+        const int64_t offset = i * g.dilation - g.top;
+        const int64_t at = transposed ? r - offset : r * g.stride + offset, line = at / phases;
         if (at >= 0 && at % phases == 0 && line < from.H)
           row.sources.push_back({source + (image * from.H + line) * from.W * C + c, weights + i * g.kernel.W * C});
       }
@@ -241,7 +247,8 @@ void add_parts(T* total, const T* sums, int64_t parts, int64_t part_stride, int6
   }
 }
 
-// dkernel[i, j] = sum of x[r * stride + i - top, w * stride + j - left] * dy[r, w]. The rows of dy are cut into parts.
+// dkernel[i, j] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * dy[r, w]. The rows of
+// dy are cut into parts.
 template <class T>
 void kernel_gradient(ffi::ThreadPool& pool, const Geometry& g, const T* x, T* dy, T* dkernel) {
   const int64_t C = g.y.C, rows = g.y.B / g.kernel.B * g.y.H, taps = g.kernel.H * g.kernel.W;
@@ -260,7 +267,7 @@ void kernel_gradient(ffi::ThreadPool& pool, const Geometry& g, const T* x, T* dy
       const int64_t image = n / g.y.H, r = n % g.y.H;
       row.sources.clear();
       for (int64_t i = 0; i < g.kernel.H; ++i) {
-        const int64_t at = r * g.stride + i - g.top;
+        const int64_t at = r * g.stride + i * g.dilation - g.top;
         if (at >= 0 && at < g.x.H)
           row.sources.push_back({x + (image * g.x.H + at) * g.x.W * C + c, part_sums + i * g.kernel.W * tap_stride});
       }

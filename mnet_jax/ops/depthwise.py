@@ -103,7 +103,7 @@ def depthwise(
 
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
     gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types; "pallas" is for a
-    GPU; with dilation both are "shift". "auto" is as `resolve` says. Channels that differ, a kernel larger than the
+    GPU. "auto" is as `resolve` says. Channels that differ, a kernel larger than the
     padded input, or "native" or "pallas" where they cannot be had, are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
@@ -111,9 +111,9 @@ def depthwise(
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
     size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
     way = resolve(formulation, x_BHWC.dtype, shape_class(x_BHWC.shape[1], stride))
-    if way in ("native", "pallas") and dilation == 1:
+    if way in ("native", "pallas"):
         shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
-        geometry = Geometry(shapes, padding[0][0], padding[1][0], stride)
+        geometry = Geometry(shapes, padding[0][0], padding[1][0], stride, dilation)
         return (native if way == "native" else pallas).depthwise(x_BHWC, kernel_KKC, geometry)
     if way != "lax":
         return _shift(x_BHWC, kernel_KKC, stride, padding, dilation)

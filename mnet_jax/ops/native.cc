@@ -47,14 +47,14 @@ enum Wrt { X, KERNEL, Y };  // as in bilinear.py
 // `wrt` says which of x, kernel and y is computed; a and b are the other two, in this order.
 template <class T>
 void run_depthwise(ffi::ThreadPool& pool, const Call<T>& call, int64_t wrt, int64_t top, int64_t left,
-                   int64_t stride) {
+                   int64_t stride, int64_t dilation) {
   const auto [a, b] = call.template arguments<2>();
   const auto [result] = call.template results<1>();
   const Shape A(a.buffer), B(b.buffer), R(result.buffer);
   switch (wrt) {
-    case X: return convolution<T>(pool, {R, A, B, top, left, stride}, b, a, result, true);
-    case KERNEL: return kernel_gradient<T>(pool, {A, R, B, top, left, stride}, a, b, result);
-    default: return convolution<T>(pool, {A, B, R, top, left, stride}, a, b, result, false);
+    case X: return convolution<T>(pool, {R, A, B, top, left, stride, dilation}, b, a, result, true);
+    case KERNEL: return kernel_gradient<T>(pool, {A, R, B, top, left, stride, dilation}, a, b, result);
+    default: return convolution<T>(pool, {A, B, R, top, left, stride, dilation}, a, b, result, false);
   }
 }
 
@@ -92,10 +92,10 @@ Groups groups_of_images(Shape images, int64_t seeds, int64_t group) {
 
 template <class T>
 void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group, int64_t top,
-                             int64_t left, int64_t stride) {
+                             int64_t left, int64_t stride, int64_t dilation) {
   const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high] = call.template arguments<8>();
   const auto [z, y, mean, var, outer_mean, outer_var] = call.template results<6>();
-  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride};
+  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
   const Groups groups = groups_of_images(g.x, g.kernel.B, group);
   const Groups outer_groups = groups_of_images(g.y, g.kernel.B, group);
   moments<T>(pool, groups, x, mean, var);
@@ -106,11 +106,11 @@ void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double 
 
 template <class T>
 void run_norm_depthwise_norm_gradient(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group,
-                                      int64_t top, int64_t left, int64_t stride) {
+                                      int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high, y, mean, var, outer_mean, outer_var, dz] =
       call.template arguments<14>();
   const auto [dx, dscale, dbias, dkernel, douter_scale, douter_bias] = call.template results<6>();
-  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride};
+  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
   const Groups groups = groups_of_images(g.x, g.kernel.B, group);
   const Groups outer_groups = groups_of_images(g.y, g.kernel.B, group);
   NormLayer<T> norm(groups, mean, var, scale, bias, low, high, eps);
@@ -131,9 +131,9 @@ ffi::Error with_type(ffi::RemainingArgs args, ffi::RemainingRets rets, const Run
 }
 
 ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t wrt,
-                            int64_t top, int64_t left, int64_t stride) {
+                            int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   if ((**rets.get<ffi::AnyBuffer>(0)).element_count() == 0) return ffi::Error::Success();
-  return with_type(args, rets, [&](auto call) { run_depthwise(pool, call, wrt, top, left, stride); });
+  return with_type(args, rets, [&](auto call) { run_depthwise(pool, call, wrt, top, left, stride, dilation); });
 }
 
 // The same, of operations that begin with a norm, which has no statistics of an empty array.
@@ -152,23 +152,26 @@ ffi::Error handle_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, f
 }
 
 ffi::Error handle_norm_depthwise_norm(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                                      double eps, int64_t group, int64_t top, int64_t left, int64_t stride) {
+                                      double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   return with_norm(args, rets,
-                   [&](auto call) { run_norm_depthwise_norm(pool, call, eps, group, top, left, stride); });
+                   [&](auto call) { run_norm_depthwise_norm(pool, call, eps, group, top, left, stride, dilation); });
 }
 
 ffi::Error handle_norm_depthwise_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                                               double eps, int64_t group, int64_t top, int64_t left, int64_t stride) {
+                                               double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   return with_norm(args, rets,
-                   [&](auto call) { run_norm_depthwise_norm_gradient(pool, call, eps, group, top, left, stride); });
+                   [&](auto call) { run_norm_depthwise_norm_gradient(pool, call, eps, group, top, left, stride, dilation); });
 }
 
 auto arrays() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets(); }
 
 template <class Binding>
 auto with_geometry(Binding&& binding) {
-  return std::move(binding).template Attr<int64_t>("top").template Attr<int64_t>("left").template Attr<int64_t>(
-      "stride");
+  return std::move(binding)
+      .template Attr<int64_t>("top")
+      .template Attr<int64_t>("left")
+      .template Attr<int64_t>("stride")
+      .template Attr<int64_t>("dilation");
 }
 
 auto norm_binding() { return arrays().Attr<double>("eps"); }

@@ -54,17 +54,19 @@ def call(
     target: str,
     results: Any,
     *arrays: jax.Array,
-    attributes: Mapping[str, Any],
+    attributes: Mapping[str, int | float],
     in_place: Mapping[int, int] | None = None,
 ) -> Any:
     """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
 
-    `in_place` maps arrays to the results that take their memory, by their indices.
+    Attributes that are int or float in Python are int64 and double in C++. `in_place` maps arrays to the results that
+    take their memory, by their indices.
     """
     run = jax.ffi.ffi_call(
         f"mnet_jax_{target}", results, vmap_method="broadcast_all", input_output_aliases=dict(in_place or {})
     )
-    return run(*arrays, **attributes)
+    to_numpy = {int: np.int64, float: np.float64}
+    return run(*arrays, **{name: to_numpy[type(value)](value) for name, value in attributes.items()})
 
 
 def differentiable(forward: Callable, backward: Callable, reference: Callable) -> Callable:
@@ -105,9 +107,7 @@ def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> j
 
 def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
     result = jax.ShapeDtypeStruct(geometry.shapes[wrt], a.dtype)
-    numbers = {"wrt": wrt, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
-    attributes = {name: np.int64(value) for name, value in numbers.items()}
-    return call("depthwise", [result], a, b, attributes=attributes)[0]
+    return call("depthwise", [result], a, b, attributes={"wrt": wrt} | geometry.numbers())[0]
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, shards, whole_on_cpu
@@ -230,7 +229,7 @@ def _native(
     x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
 ) -> Normalized:
     """`_fused`, compiled."""
-    attributes = {"eps": np.float64(eps)}
+    attributes = {"eps": eps}
 
     # The arguments and results of the two calls are in the order in which native.cc names them.
     def forward(x_GMC: jax.Array, *parameters: jax.Array) -> list[jax.Array]:

@@ -33,27 +33,27 @@ struct RingBuffer {
 template <class T>
 void norm_depthwise(ffi::ThreadPool& pool, const Geometry& g, const NormLayer<T>& norm, const T* x, T* kernel,
                     const Groups& y_groups, T* y, T* mean, T* var) {
-  const int64_t C = g.x.C, K = g.kernel.H, width = g.x.W * C;
+  const int64_t C = g.x.C, K = g.kernel.H, reach = g.reach(), width = g.x.W * C;
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
   const auto blocks = g.blocks(C);
   Sums<T> sums(y_groups);
   y_groups.for_each_part(pool, false, [&](int64_t group, int64_t part) {
     const GroupNormalizer<T> normalizer = norm.normalizer(group);
     T* const weights = kernel + norm.groups.seed(group) * K * g.kernel.W * C;
-    RingBuffer<T> ring(K, width);
+    RingBuffer<T> ring(reach, width);
     Row<T> row{{}, g.stride * C, 0, nullptr, C};
     const int64_t first = y_groups.start(group, part) / (g.y.W * C), last = first + y_groups.size(part) / g.y.W;
     for (int64_t n = first; n < last; ++n) {
       const int64_t image = n / g.y.H, r = n % g.y.H, from = r * g.stride - g.top;
       if (r == 0) ring.next = 0;
-      ring.fill(std::max<int64_t>(from, 0), std::min(from + K, g.x.H), [&](int64_t index, T* to) {
+      ring.fill(std::max<int64_t>(from, 0), std::min(from + reach, g.x.H), [&](int64_t index, T* to) {
         normalizer.apply(x + (image * g.x.H + index) * width, g.x.W, C, to);
       });
       T* const to = y + n * g.y.W * C;
       for (int64_t c = 0; c < C; c += chunks.size) {
         row.sources.clear(), row.channels = std::min(chunks.size, C - c), row.start = to + c;
         for (int64_t i = 0; i < K; ++i) {
-          const int64_t at = from + i;
+          const int64_t at = from + i * g.dilation;
           if (at >= 0 && at < g.x.H) row.sources.push_back({ring.row(at) + c, weights + i * g.kernel.W * C + c});
         }
         run_row(CONVOLVE, row, blocks);
@@ -72,7 +72,7 @@ void norm_depthwise_gradient(ffi::ThreadPool& pool, const Geometry& g, NormLayer
                              const NormLayer<T>& outer, const T* y, const T* dz, T* dx, T* dscale, T* dbias,
                              T* dkernel) {
   const Groups& groups = norm.groups;
-  const int64_t C = g.x.C, K = g.kernel.H, taps = K * g.kernel.W, width = g.y.W * C;
+  const int64_t C = g.x.C, reach = g.reach(), taps = g.kernel.H * g.kernel.W, width = g.y.W * C;
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
   const int64_t tap_stride = chunks.size * chunks.count, part_stride = taps * tap_stride;
   const auto phases = g.phases();
@@ -83,15 +83,15 @@ void norm_depthwise_gradient(ffi::ThreadPool& pool, const Geometry& g, NormLayer
     const GroupNormalizer<T> normalizer = norm.normalizer(group), outer_normalizer = outer.normalizer(group);
     T* const weights = kernel + groups.seed(group) * taps * C;
     T* const part_sums = kernel_sums.data() + (group * groups.parts + part) * part_stride;
-    RingBuffer<T> ring((K - 1) / g.stride + 1, width);
+    RingBuffer<T> ring((reach - 1) / g.stride + 1, width);
     const std::unique_ptr<T[]> h(new T[g.x.W * C]);
     Row<T> row{{}, C, 0, nullptr, g.stride * C}, product{{}, g.stride * C, 0, nullptr, C};
     const int64_t first = groups.start(group, part) / (g.x.W * C), last = first + groups.size(part) / g.x.W;
     for (int64_t n = first; n < last; ++n) {
       const int64_t image = n / g.x.H, r = n % g.x.H;
       if (r == 0) ring.next = 0;
-      // Output row o meets row r with the kernel's row i = r + top - o * stride.
-      const int64_t reach = r + g.top - K + 1, from = reach > 0 ? ceil_div(reach, g.stride) : 0;
+      // Output row o meets row r with the kernel's row i where i * dilation = r + top - o * stride.
+      const int64_t start = r + g.top - reach + 1, from = start > 0 ? ceil_div(start, g.stride) : 0;
       const int64_t to = std::min((r + g.top) / g.stride + 1, g.y.H);
       ring.fill(from, to, [&](int64_t index, T* dy) {
         const int64_t at = (image * g.y.H + index) * width;
@@ -104,7 +104,8 @@ void norm_depthwise_gradient(ffi::ThreadPool& pool, const Geometry& g, NormLayer
         row.channels = product.channels = std::min(chunks.size, C - c);
         row.sources.clear();
         for (int64_t o = from; o < to; ++o) {
-          const int64_t i = r + g.top - o * g.stride;
+          const int64_t offset = r + g.top - o * g.stride, i = offset / g.dilation;
+          if (offset % g.dilation) continue;
           row.sources.push_back({ring.row(o) + c, weights + i * g.kernel.W * C + c});
           product.sources = {{h.get() + c, part_sums + i * g.kernel.W * tap_stride + c}};
           product.start = ring.row(o) + c;

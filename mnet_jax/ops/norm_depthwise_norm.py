@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mnet_jax.ops import depthwise, native, norm
+from mnet_jax.ops.bilinear import Geometry
 from mnet_jax.ops.depthwise import Padding, output_size
 from mnet_jax.ops.norm import Bound
 
@@ -38,6 +38,7 @@ def norm_depthwise_norm(
     group: int,
     stride: int,
     padding: Padding,
+    dilation: int = 1,
 ) -> tuple[jax.Array, Moments, Moments]:
     """`norm.batch_norm_act`, `depthwise.depthwise` and `norm.batch_norm_act` again, in float32 or float64.
 
@@ -46,10 +47,10 @@ def norm_depthwise_norm(
     """
     B, _, _, C = x_BHWC.shape
     group, dtype = group or B, x_BHWC.dtype
-    size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding)
+    size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
     y_shape, groups = (B, *size, C), B // group
-    integers = {"group": group, "top": padding[0][0], "left": padding[1][0], "stride": stride}
-    attributes = {name: np.int64(value) for name, value in integers.items()} | {"eps": np.float64(eps)}
+    geometry = Geometry((x_BHWC.shape, kernel_KKC.shape, y_shape), padding[0][0], padding[1][0], stride, dilation)
+    attributes = {"eps": eps, "group": group} | geometry.numbers()
 
     # The arguments and results of the two calls are in the order in which native.cc names them.
     def forward(*operands: jax.Array) -> list[jax.Array]:
@@ -72,7 +73,7 @@ def norm_depthwise_norm(
         high: jax.Array,
     ) -> jax.Array:
         h_BHWC = norm.normalized(x_BHWC, scale_C, bias_C, low, high, eps, group)
-        y_BHWC = depthwise.depthwise(h_BHWC, kernel_KKC, stride, padding, "shift")
+        y_BHWC = depthwise.depthwise(h_BHWC, kernel_KKC, stride, padding, "shift", dilation)
         return norm.normalized(y_BHWC, outer_scale_C, outer_bias_C, low, high, eps, group)
 
     operation = native.differentiable(forward, backward, reference)
