@@ -1,9 +1,14 @@
 """The compiled operations equal lax wherever they are called, and their absence is no failure."""
 
+import hashlib
 import logging
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +20,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from mnet_jax import config, models
-from mnet_jax.ops import native
+from mnet_jax.ops import library, native
 from mnet_jax.ops.depthwise import depthwise, resolved
 from mnet_jax.ops.norm import batch_norm_act
 from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
@@ -387,18 +392,181 @@ def test_bits_do_not_depend_on_the_threads():
     assert len(set(lines[0] + lines[1])) == 1
 
 
-@needs_compiler
-def test_processes_that_start_at_once_share_one_build(tmp_path):
-    code = "from mnet_jax.ops import native; print(native.unavailable() or native._build())"
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    workers = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = {worker.communicate()[0].strip() for worker in workers}
-    (library,) = (tmp_path / "mnet_jax").glob("*.so")
-    assert said == {str(library)}
-    assert not list(library.parent.glob("*.part"))
+LOAD = """
+from mnet_jax.ops import library, native
+print(library.load(native.TARGETS)._name)
+"""
+
+
+def start_loading(variables):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+class Cache:
+    """An empty cache, and a compiler that copies an earlier build and writes a line each time that it compiles."""
+
+    def __init__(self, root, build):
+        self.root, self.folder, self.log = root, root / "mnet_jax" / "native", root / "log"
+        self.compiler, self.build = root / "compiler", build
+        self.log.touch()
+        self.install("1.0")
+        self.variables = {"XDG_CACHE_HOME": str(root), "CXX": str(self.compiler)}
+
+    def install(self, version):
+        self.compiler.write_text(
+            "#!/bin/sh\n"
+            f'if [ "$1" = --version ]; then echo {version}; exit; fi\n'
+            f'for output; do :; done; echo compiled >> {self.log}; sleep 0.2; cp {self.build} "$output"\n'
+        )
+        self.compiler.chmod(0o755)
+
+    def compilations(self):
+        return len(self.log.read_text().splitlines())
+
+    def library(self):
+        (path,) = self.folder.glob("*.so")
+        return path
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    cache = Cache(tmp_path, library.load(native.TARGETS)._name)
+    for name, value in cache.variables.items():
+        monkeypatch.setenv(name, value)
+    return cache
+
+
+def test_processes_that_start_at_once_share_one_build(cache):
+    loading = [start_loading(cache.variables) for _ in range(2)]
+    printed = [process.communicate()[0].strip() for process in loading]
+    assert printed == [str(cache.library())] * 2
+    assert cache.compilations() == 1
+    assert {path.suffix for path in cache.folder.iterdir()} == {".so", ".sha256", ".lock"}
+
+
+def damage(path, how):
+    contents = path.read_bytes()
+    if how == "no symbols":
+        source = path.with_name("empty.cc")
+        source.touch()
+        compiler = next(filter(None, map(shutil.which, library.COMPILERS)))
+        subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
+        path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    elif how == "no checksum":
+        path.with_suffix(".sha256").unlink()
+    else:
+        path.write_bytes({"page": contents[:4096], "half": contents[: len(contents) // 2], "empty": b""}.get(how, b"?"))
+
+
+@pytest.mark.parametrize("how", ["page", "half", "empty", "garbage", "no symbols", "no checksum"])
+def test_a_damaged_library_is_compiled_once_more(cache, how):
+    """In a process of its own, since a library that is cut off kills the one that runs it."""
+    library.load(native.TARGETS)
+    whole = cache.library().read_bytes()
+    damage(cache.library(), how)
+    for _ in range(2):
+        process = start_loading(cache.variables)
+        stdout, stderr = process.communicate()
+        assert (process.returncode, stdout.strip()) == (0, str(cache.library())), stderr
+        assert cache.library().read_bytes() == whole
+        assert cache.compilations() == 2
+
+
+def test_a_crash_between_library_and_checksum_is_mended(cache, monkeypatch):
+    replace = os.replace
+
+    def crash(source, target):
+        if str(target).endswith(".sha256"):
+            raise OSError("power cut")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="power cut"):
+            library.load(native.TARGETS)
+    library.load(native.TARGETS)
+    library.load(native.TARGETS)
+    assert cache.compilations() == 2
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(cache, monkeypatch):
+    fsync, replace, synced = os.fsync, os.replace, set()
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def check(source, target):
+        assert os.stat(source).st_ino in synced, target
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", check)
+    library.load(native.TARGETS)
+    assert cache.folder.stat().st_ino in synced
+
+
+def test_a_library_that_others_can_write_is_compiled_again(cache, caplog):
+    library.load(native.TARGETS)
+    cache.library().chmod(0o777)
+    library.load(native.TARGETS)
+    assert cache.compilations() == 2
+    assert cache.library().stat().st_mode & 0o077 == 0
+    assert "writable by others" in caplog.text
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    """The folder of this user's among the temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return tmp_path / "tmp" / f"mnet_jax-{os.geteuid()}"
+
+
+def assert_kept_in(folder, caplog):
+    assert Path(library.load(native.TARGETS)._name).parent == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (record,) = caplog.records
+    assert str(folder) in record.message
+
+
+def test_a_cache_that_others_can_write_is_not_used(cache, temporary, caplog):
+    library.load(native.TARGETS)
+    cache.folder.chmod(0o777)
+    assert_kept_in(temporary, caplog)
+    assert cache.compilations() == 2
+
+
+def test_a_user_without_a_home_compiles_among_temporary_files(cache, temporary, monkeypatch, caplog):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert_kept_in(temporary, caplog)
+
+
+def test_folders_of_another_user_are_not_used(cache, temporary, monkeypatch):
+    library.load(native.TARGETS)
+    monkeypatch.setattr(os, "geteuid", lambda: cache.folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match=r"tmp/mnet_jax-\d+ belongs to user \d+, not to user \d+"):
+        library.load(native.TARGETS)
+
+
+@pytest.mark.parametrize("what", ["compiler", "C library"])
+def test_another_compiler_or_c_library_has_a_build_of_its_own(cache, monkeypatch, what):
+    library.load(native.TARGETS)
+    if what == "compiler":
+        cache.install("2.0")
+    else:
+        monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "1.0"))
+    library.load(native.TARGETS)
+    assert len(list(cache.folder.glob("*.so"))) == 2
 
 
 @pytest.fixture

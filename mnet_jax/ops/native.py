@@ -1,20 +1,8 @@
-"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is at hand.
+"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is installed."""
 
-They are built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each machine,
-compiler and jaxlib.
-"""
-
-import ctypes
 import functools
-import hashlib
 import logging
-import os
-import platform
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,14 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mnet_jax.ops import library
 from mnet_jax.ops.bilinear import Geometry, Y, derivative
 
-SOURCE = Path(__file__).with_name("native.cc")
-HEADERS = tuple(sorted(SOURCE.parent.glob("*.h")))
 TARGETS = ("depthwise", "norm", "norm_gradient", "norm_depthwise_norm", "norm_depthwise_norm_gradient")
-"""The handlers that the source defines."""
-
-COMPILERS = ("c++", "g++", "clang++")
+"""The handlers that native.cc defines."""
 
 
 def serves(formulation: str, dtype: jnp.dtype) -> bool:
@@ -114,55 +99,11 @@ def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Ar
 def unavailable() -> str:
     """Why there are no compiled operations, or "" where they are: then they have been built and registered."""
     try:
-        library = ctypes.cdll.LoadLibrary(str(_build()))
+        handlers = library.load(TARGETS)
     except (OSError, ValueError) as error:
         logging.warning("no compiled operations, those in plain JAX are slower: %s", error)
         return str(error)
     for target in TARGETS:
-        handler = jax.ffi.pycapsule(getattr(library, target))
+        handler = jax.ffi.pycapsule(getattr(handlers, target))
         jax.ffi.register_ffi_target(f"mnet_jax_{target}", handler, platform="cpu")
     return ""
-
-
-def _build() -> Path:
-    """Path of the shared library, compiled if this machine has none yet; ValueError where that cannot be done."""
-    given = shlex.split(os.environ.get("CXX", ""))
-    names = given[:1] or COMPILERS
-    compiler = next(filter(None, map(shutil.which, names)), None)
-    if compiler is None:
-        raise ValueError(f"no C++ compiler: looked for {', '.join(names)}; $CXX names another")
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    flags = [*given[1:], "-std=c++17", "-O3", native, "-fPIC", "-shared", "-pthread"]
-    flags += ["-isystem", jax.ffi.include_dir()]
-    key = [*(path.read_text() for path in (SOURCE, *HEADERS)), compiler, *flags, jax.lib.__version__, _processor()]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(root, "mnet_jax", f"native-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compile([compiler, *flags, str(SOURCE)], path)
-    return path
-
-
-def _compile(command: Sequence[str], path: Path) -> None:
-    """Of several processes that come at once one compiles, the others wait; a reader never sees half a file."""
-    import fcntl
-
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        part = path.with_suffix(".part")
-        logging.info("compiling %s, once for this machine", SOURCE.name)
-        done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{command[0]} failed on {SOURCE.name}: {done.stderr.strip()[:500]}")
-        os.replace(part, path)
-
-
-def _processor() -> str:
-    """What `-march=native` depends on, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
