@@ -1,9 +1,14 @@
 """The compiled operations equal lax wherever they are called, and their absence is no failure."""
 
+import hashlib
 import logging
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +20,31 @@ from hypothesis import strategies as st
 from jax import lax
 
 from mnet_jax import config, models
-from mnet_jax.ops import native
+from mnet_jax.ops import library, native
 from mnet_jax.ops.depthwise import depthwise, resolved
-from mnet_jax.ops.filter import Affine, norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
+from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 
 needs_compiler = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
 ONES = ((1, 1), (1, 1))
 sides = st.tuples(st.integers(0, 4), st.integers(0, 4))
+rates = st.sampled_from([1, 2, 4])
+
+
+def fits(size, kernel, padding, dilation):
+    """Whether the dilated kernel is no larger than the padded images."""
+    return all(n + sum(p) > (k - 1) * dilation for n, p, k in zip(size[1:3], padding, kernel, strict=True))
 
 
 def normal(seed, *shape, dtype="float32"):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def gradients(x, k, stride, padding, way):
+def gradients(x, k, stride, padding, way, dilation=1):
     """y and the gradients to x and k of a loss whose own gradient varies from place to place."""
 
     def loss(x, k):
-        y = depthwise(x, k, stride, padding, way)
+        y = depthwise(x, k, stride, padding, way, dilation)
         return jnp.sum(jnp.sin(y)), y
 
     (_, y), (dx, dk) = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, k)
@@ -54,16 +65,44 @@ def assert_close(got, expected, tolerance):
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     stride=st.integers(1, 3),
     padding=st.tuples(sides, sides),
+    dilation=rates,
 )
-def test_native_equals_lax(size, kernel, stride, padding):
-    assume(min(n + sum(p) - k for n, p, k in zip(size[1:3], padding, kernel, strict=True)) >= 0)
+def test_native_equals_lax(size, kernel, stride, padding, dilation):
+    assume(fits(size, kernel, padding, dilation))
     with jax.enable_x64(True):
         x, k = normal(0, *size, dtype="float64"), normal(1, *kernel, size[-1], dtype="float64")
-        expected = gradients(x, k, stride, padding, "lax")
-        assert_close(gradients(x, k, stride, padding, "native"), expected, 1e-12)
-        single = gradients(x.astype("float32"), k.astype("float32"), stride, padding, "native")
+        expected = gradients(x, k, stride, padding, "lax", dilation)
+        assert_close(gradients(x, k, stride, padding, "native", dilation), expected, 1e-12)
+        single = gradients(x.astype("float32"), k.astype("float32"), stride, padding, "native", dilation)
         assert {leaf.dtype for leaf in single} == {jnp.dtype("float32")}
         assert_close(single, expected, 1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("hw", [(9, 11), (3, 2), (1, 1)])
+def test_dilated_operations_equal_lax(hw, dilation):
+    """Padding "same" at stride 1, as in DeepLab; also of images that are smaller than the dilated kernel."""
+    x, parameters = normal(0, 2, *hw, 20), (affine(1, 20), normal(3, 3, 3, 20), affine(4, 20))
+    padding = ((dilation, dilation),) * 2
+
+    def plain(x, parameters, way):
+        return depthwise(x, parameters[1], 1, padding, way, dilation), ()
+
+    assert_native_equals_lax(plain, x, parameters)
+    assert_native_equals_lax(
+        lambda x, p, way: normed_twice(x, p, (-0.5, 0.7), 1, 1, padding, way, dilation), x, parameters
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [2, 4])
+def test_dilated_depthwise_is_compiled(dilation):
+    """Every formulation takes the rate itself: none computes in the place of another."""
+    x, k = normal(0, 1, 9, 9, 4), normal(1, 3, 3, 4)
+    padding = ((dilation, dilation),) * 2
+    traced = str(jax.make_jaxpr(lambda x, k: gradients(x, k, 1, padding, "native", dilation))(x, k))
+    assert traced.count("mnet_jax_depthwise") == 3
 
 
 @needs_compiler
@@ -133,14 +172,14 @@ def normed(x, parameters, clip, group, way):
     return batch_norm_act(x, scale, bias, low, high, 1e-3, group, way)
 
 
-def filtered(x, parameters, clip, group, stride, padding, way):
+def normed_twice(x, parameters, clip, group, stride, padding, way, dilation=1):
     """The three layers, compiled as one or one after the other: y, and the moments of both norms."""
     inner, kernel, outer = parameters
     if way == "native":
         assert native.serves(way, x.dtype)
-        return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding)
+        return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding, dilation)
     h, *moments = normed(x, inner, clip, group, way)
-    y, *others = normed(depthwise(h, kernel, stride, padding, way), outer, clip, group, way)
+    y, *others = normed(depthwise(h, kernel, stride, padding, way, dilation), outer, clip, group, way)
     return y, tuple(moments), tuple(others)
 
 
@@ -198,30 +237,33 @@ def test_native_norm_equals_lax(size, clip, wanted):
     padding=st.tuples(sides, sides),
     clip=bounds,
     wanted=st.integers(0, 4),
+    dilation=rates,
 )
-def test_native_filter_equals_lax(size, kernel, stride, padding, clip, wanted):
-    assume(min(n + sum(p) - k for n, p, k in zip(size[1:3], padding, kernel, strict=True)) >= 0)
+def test_native_norm_depthwise_norm_equals_lax(size, kernel, stride, padding, clip, wanted, dilation):
+    assume(fits(size, kernel, padding, dilation))
     group, C = group_of(size[0], wanted), size[-1]
     parameters = affine(1, C), normal(3, *kernel, C), affine(4, C)
     assert_native_equals_lax(
-        lambda x, p, way: filtered(x, p, clip, group, stride, padding, way), normal(0, *size), parameters
+        lambda x, p, way: normed_twice(x, p, clip, group, stride, padding, way, dilation), normal(0, *size), parameters
     )
 
 
 @needs_compiler
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 4)])
 @pytest.mark.parametrize("size", [(5, 33, 40, 20), (2, 64, 65, 72)])
-def test_native_filter_in_parts_equals_lax(size, stride):
+def test_native_norm_depthwise_norm_in_parts_equals_lax(size, stride, dilation):
     """Sums in several parts: of whole images, and of some rows each where images are large."""
-    C = size[-1]
+    C, padding = size[-1], ((dilation, dilation),) * 2
     parameters = affine(1, C), normal(3, 3, 3, C), affine(4, C)
     assert_native_equals_lax(
-        lambda x, p, way: filtered(x, p, (-0.5, 0.7), 0, stride, ONES, way), normal(0, *size), parameters
+        lambda x, p, way: normed_twice(x, p, (-0.5, 0.7), 0, stride, padding, way, dilation),
+        normal(0, *size),
+        parameters,
     )
 
 
 @needs_compiler
-@pytest.mark.parametrize("layer", ["norm", "filter"])
+@pytest.mark.parametrize("layer", ["norm", "norm_depthwise_norm"])
 def test_norms_have_second_derivatives(layer):
     """Through the statistics, too."""
     x, inner, outer = normal(0, 4, 6, 5, 3), affine(1, 3), affine(4, 3)
@@ -230,7 +272,9 @@ def test_norms_have_second_derivatives(layer):
     def penalty(x, parameters, way):
         def run(x, p):
             return (
-                normed(x, p, (-0.5, 0.7), 2, way) if layer == "norm" else filtered(x, p, (-0.5, 0.7), 2, 2, ONES, way)
+                normed(x, p, (-0.5, 0.7), 2, way)
+                if layer == "norm"
+                else normed_twice(x, p, (-0.5, 0.7), 2, 2, ONES, way)
             )
 
         _, gradients = values_and_gradients(run, x, parameters)
@@ -258,7 +302,7 @@ def test_a_loop_over_norms_for_several_seeds_equals_single_runs():
 
         def train(x, parameters, high, way):
             def step(_, parameters):
-                run = lambda x, p: filtered(x, p, (-0.5, high), 2, 2, ONES, way)  # noqa: E731
+                run = lambda x, p: normed_twice(x, p, (-0.5, high), 2, 2, ONES, way)  # noqa: E731
                 _, (_, gradients) = values_and_gradients(run, x, parameters)
                 return jax.tree.map(lambda p, g: p - 0.1 * g, parameters, gradients)
 
@@ -318,7 +362,7 @@ import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, numpy as np
 from mnet_jax.ops.depthwise import depthwise
-from mnet_jax.ops.filter import norm_depthwise_norm
+from mnet_jax.ops.norm_depthwise_norm import norm_depthwise_norm
 from mnet_jax.ops.norm import batch_norm_act
 x, k = (np.random.default_rng(0).normal(size=size).astype("float32") for size in ((16, 28, 28, 40), (3, 3, 40)))
 def layers(x, k, a, b):
@@ -348,18 +392,181 @@ def test_bits_do_not_depend_on_the_threads():
     assert len(set(lines[0] + lines[1])) == 1
 
 
-@needs_compiler
-def test_processes_that_start_at_once_share_one_build(tmp_path):
-    code = "from mnet_jax.ops import native; print(native.unavailable() or native._build())"
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    workers = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = {worker.communicate()[0].strip() for worker in workers}
-    (library,) = (tmp_path / "mnet_jax").glob("*.so")
-    assert said == {str(library)}
-    assert not list(library.parent.glob("*.part"))
+LOAD = """
+from mnet_jax.ops import library, native
+print(library.load(native.TARGETS)._name)
+"""
+
+
+def start_loading(variables):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+class Cache:
+    """An empty cache, and a compiler that copies an earlier build and writes a line each time that it compiles."""
+
+    def __init__(self, root, build):
+        self.root, self.folder, self.log = root, root / "mnet_jax" / "native", root / "log"
+        self.compiler, self.build = root / "compiler", build
+        self.log.touch()
+        self.install("1.0")
+        self.variables = {"XDG_CACHE_HOME": str(root), "CXX": str(self.compiler)}
+
+    def install(self, version):
+        self.compiler.write_text(
+            "#!/bin/sh\n"
+            f'if [ "$1" = --version ]; then echo {version}; exit; fi\n'
+            f'for output; do :; done; echo compiled >> {self.log}; sleep 0.2; cp {self.build} "$output"\n'
+        )
+        self.compiler.chmod(0o755)
+
+    def compilations(self):
+        return len(self.log.read_text().splitlines())
+
+    def library(self):
+        (path,) = self.folder.glob("*.so")
+        return path
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    if native.unavailable():
+        pytest.skip(native.unavailable())
+    cache = Cache(tmp_path, library.load(native.TARGETS)._name)
+    for name, value in cache.variables.items():
+        monkeypatch.setenv(name, value)
+    return cache
+
+
+def test_processes_that_start_at_once_share_one_build(cache):
+    loading = [start_loading(cache.variables) for _ in range(2)]
+    printed = [process.communicate()[0].strip() for process in loading]
+    assert printed == [str(cache.library())] * 2
+    assert cache.compilations() == 1
+    assert {path.suffix for path in cache.folder.iterdir()} == {".so", ".sha256", ".lock"}
+
+
+def damage(path, how):
+    contents = path.read_bytes()
+    if how == "no symbols":
+        source = path.with_name("empty.cc")
+        source.touch()
+        compiler = next(filter(None, map(shutil.which, library.COMPILERS)))
+        subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
+        path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    elif how == "no checksum":
+        path.with_suffix(".sha256").unlink()
+    else:
+        path.write_bytes({"page": contents[:4096], "half": contents[: len(contents) // 2], "empty": b""}.get(how, b"?"))
+
+
+@pytest.mark.parametrize("how", ["page", "half", "empty", "garbage", "no symbols", "no checksum"])
+def test_a_damaged_library_is_compiled_once_more(cache, how):
+    """In a process of its own, since a library that is cut off kills the one that runs it."""
+    library.load(native.TARGETS)
+    whole = cache.library().read_bytes()
+    damage(cache.library(), how)
+    for _ in range(2):
+        process = start_loading(cache.variables)
+        stdout, stderr = process.communicate()
+        assert (process.returncode, stdout.strip()) == (0, str(cache.library())), stderr
+        assert cache.library().read_bytes() == whole
+        assert cache.compilations() == 2
+
+
+def test_a_crash_between_library_and_checksum_is_mended(cache, monkeypatch):
+    replace = os.replace
+
+    def crash(source, target):
+        if str(target).endswith(".sha256"):
+            raise OSError("power cut")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="power cut"):
+            library.load(native.TARGETS)
+    library.load(native.TARGETS)
+    library.load(native.TARGETS)
+    assert cache.compilations() == 2
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(cache, monkeypatch):
+    fsync, replace, synced = os.fsync, os.replace, set()
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def check(source, target):
+        assert os.stat(source).st_ino in synced, target
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", check)
+    library.load(native.TARGETS)
+    assert cache.folder.stat().st_ino in synced
+
+
+def test_a_library_that_others_can_write_is_compiled_again(cache, caplog):
+    library.load(native.TARGETS)
+    cache.library().chmod(0o777)
+    library.load(native.TARGETS)
+    assert cache.compilations() == 2
+    assert cache.library().stat().st_mode & 0o077 == 0
+    assert "writable by others" in caplog.text
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    """The folder of this user's among the temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return tmp_path / "tmp" / f"mnet_jax-{os.geteuid()}"
+
+
+def assert_kept_in(folder, caplog):
+    assert Path(library.load(native.TARGETS)._name).parent == folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (record,) = caplog.records
+    assert str(folder) in record.message
+
+
+def test_a_cache_that_others_can_write_is_not_used(cache, temporary, caplog):
+    library.load(native.TARGETS)
+    cache.folder.chmod(0o777)
+    assert_kept_in(temporary, caplog)
+    assert cache.compilations() == 2
+
+
+def test_a_user_without_a_home_compiles_among_temporary_files(cache, temporary, monkeypatch, caplog):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert_kept_in(temporary, caplog)
+
+
+def test_folders_of_another_user_are_not_used(cache, temporary, monkeypatch):
+    library.load(native.TARGETS)
+    monkeypatch.setattr(os, "geteuid", lambda: cache.folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match=r"tmp/mnet_jax-\d+ belongs to user \d+, not to user \d+"):
+        library.load(native.TARGETS)
+
+
+@pytest.mark.parametrize("what", ["compiler", "C library"])
+def test_another_compiler_or_c_library_has_a_build_of_its_own(cache, monkeypatch, what):
+    library.load(native.TARGETS)
+    if what == "compiler":
+        cache.install("2.0")
+    else:
+        monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "1.0"))
+    library.load(native.TARGETS)
+    assert len(list(cache.folder.glob("*.so"))) == 2
 
 
 @pytest.fixture

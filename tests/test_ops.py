@@ -90,11 +90,31 @@ def test_depthwise_shift_equals_lax(size, kernel, stride, style, dilation):
 
 
 @draws(12)
-@given(size=sizes, kernel=st.integers(1, 5), stride=st.integers(1, 3), style=styles, outputs=st.integers(1, 5))
-def test_dense_conv_shift_equals_lax(size, kernel, stride, style, outputs):
-    padding = valid_pads(size, kernel, stride, style)
+@given(
+    size=sizes,
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    style=styles,
+    outputs=st.integers(1, 5),
+    dilation=st.sampled_from([1, 2, 4]),
+)
+def test_dense_conv_shift_equals_lax(size, kernel, stride, style, outputs, dilation):
+    padding = valid_pads(size, kernel, stride, style, dilation)
     x, k = normal(0, *size), normal(1, kernel, kernel, size[-1], outputs)
-    assert_equals_lax(lambda x, k, way: dense_conv(x, k, stride, padding, way), x, k)
+    assert_equals_lax(lambda x, k, way: dense_conv(x, k, stride, padding, way, dilation), x, k)
+
+
+@pytest.mark.parametrize("way", ["lax", "shift"])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_dilation_by_hand(way, dilation):
+    """One pixel spreads to the places that the dilated kernel meets it from; an image of one pixel meets the middle."""
+    x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(1.0)
+    k, padding = normal(0, 3, 3, 1), ((dilation, dilation),) * 2
+    expected = np.zeros((9, 9))
+    expected[4 - dilation : 5 + dilation : dilation, 4 - dilation : 5 + dilation : dilation] = k[::-1, ::-1, 0]
+    for image, y in ((x, expected), (x[:, 4:5, 4:5], k[1:2, 1:2, 0])):
+        np.testing.assert_array_equal(depthwise(image, k, 1, padding, way, dilation)[0, :, :, 0], y)
+        np.testing.assert_array_equal(dense_conv(image, k[..., None], 1, padding, way, dilation)[0, :, :, 0], y)
 
 
 def test_pointwise_product_equals_lax():

@@ -8,16 +8,16 @@ import pytest
 from test_native import ONES, assert_close, normal
 
 from mnet_jax.ops import pallas
-from mnet_jax.ops.contraction import Geometry
+from mnet_jax.ops.bilinear import Geometry
 from mnet_jax.ops.depthwise import GPU, depthwise, output_size, resolve, resolved, shape_class
 
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}  # to compile
 
 
-def kernels(x, k, stride, padding):
-    size = output_size(x.shape[1:3], k.shape[:2], stride, padding)
+def kernels(x, k, stride, padding, dilation=1):
+    size = output_size(x.shape[1:3], k.shape[:2], stride, padding, dilation)
     shapes = x.shape, k.shape, (x.shape[0], *size, x.shape[3])
-    return pallas.depthwise(x, k, Geometry(shapes, padding[0][0], padding[1][0], stride))
+    return pallas.depthwise(x, k, Geometry(shapes, padding[0][0], padding[1][0], stride, dilation))
 
 
 def gradients(layer, x, k):
@@ -32,19 +32,21 @@ def gradients(layer, x, k):
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "stride", "padding"),
+    ("size", "kernel", "stride", "padding", "dilation"),
     [
-        ((2, 11, 10, 5), (3, 3), 1, ONES),  # tiles that reach over the edge, idle channels
-        ((1, 9, 18, 33), (3, 3), 2, ((0, 1), (1, 1))),  # two blocks of channels
-        ((1, 6, 7, 8), (5, 2), 3, ((2, 2), (0, 3))),  # more phases than taps, padding beyond the reach
+        ((2, 11, 10, 5), (3, 3), 1, ONES, 1),  # tiles that reach over the edge, idle channels
+        ((1, 9, 18, 33), (3, 3), 2, ((0, 1), (1, 1)), 1),  # two blocks of channels
+        ((1, 6, 7, 8), (5, 2), 3, ((2, 2), (0, 3)), 1),  # more phases than taps, padding beyond the reach
+        ((1, 9, 7, 5), (3, 3), 1, ((4, 4), (4, 4)), 4),  # a kernel as large as the image
+        ((1, 7, 6, 4), (3, 2), 2, ((2, 1), (2, 0)), 2),  # a stride whose odd phases have no taps
     ],
 )
-def test_kernels_equal_lax(monkeypatch, size, kernel, stride, padding):
+def test_kernels_equal_lax(monkeypatch, size, kernel, stride, padding, dilation):
     monkeypatch.setattr(pallas, "PROGRAMS", 2)
     monkeypatch.setattr(pallas, "SUMS", 16 * 8 * 9)  # so that a program makes several turns
     x, k = normal(0, *size), normal(1, *kernel, size[-1])
-    expected = gradients(lambda x, k: depthwise(x, k, stride, padding, "lax"), x, k)
-    assert_close(gradients(lambda x, k: kernels(x, k, stride, padding), x, k), expected, 1e-6)
+    expected = gradients(lambda x, k: depthwise(x, k, stride, padding, "lax", dilation), x, k)
+    assert_close(gradients(lambda x, k: kernels(x, k, stride, padding, dilation), x, k), expected, 1e-6)
 
 
 def test_in_float64_and_bfloat16():

@@ -1,6 +1,6 @@
 """Depthwise convolution, and the spatial arithmetic (padding, taps) that every convolution shares."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, pallas, whole_on_cpu
-from mnet_jax.ops.contraction import Geometry
+from mnet_jax.ops.bilinear import Geometry
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
 
@@ -68,7 +68,7 @@ GPU = {
 
 
 def shape_class(height: int, stride: int) -> str:
-    """Of a layer with inputs of so many rows."""
+    """The class of a layer by the rows of its input."""
     return f"{'large' if height >= 28 else 'small'}, stride {min(stride, 2)}"
 
 
@@ -103,7 +103,7 @@ def depthwise(
 
     "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
     gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types; "pallas" is for a
-    GPU; with dilation both are "shift". "auto" is as `resolve` says. Channels that differ, a kernel larger than the
+    GPU. "auto" is as `resolve` says. Channels that differ, a kernel larger than the
     padded input, or "native" or "pallas" where they cannot be had, are a ValueError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
@@ -111,9 +111,9 @@ def depthwise(
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
     size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
     way = resolve(formulation, x_BHWC.dtype, shape_class(x_BHWC.shape[1], stride))
-    if way in ("native", "pallas") and dilation == 1:
+    if way in ("native", "pallas"):
         shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
-        geometry = Geometry(shapes, padding[0][0], padding[1][0], stride)
+        geometry = Geometry(shapes, padding[0][0], padding[1][0], stride, dilation)
         return (native if way == "native" else pallas).depthwise(x_BHWC, kernel_KKC, geometry)
     if way != "lax":
         return _shift(x_BHWC, kernel_KKC, stride, padding, dilation)
@@ -128,15 +128,26 @@ def depthwise(
     )
 
 
-def _weighted_sum(terms: Iterable[tuple[int, int, jax.Array]], kernel_KKC: jax.Array) -> jax.Array:
+Taps = list[tuple[int, int, jax.Array]]
+"""[(i, j, x_BHWC)]: what the kernel's element (i, j) meets."""
+
+
+def _weighted_sum(terms: Taps, kernel_KKC: jax.Array) -> jax.Array:
     """Sum of kernel[i, j] * x over the terms (i, j, x), rounded to x's type once."""
     k_1KKC = kernel_KKC[None].astype(accumulator(kernel_KKC.dtype))
     products = (x_BHWC.astype(k_1KKC.dtype) * k_1KKC[:, i : i + 1, j : j + 1] for i, j, x_BHWC in terms)
     return reduce(jnp.add, products).astype(kernel_KKC.dtype)
 
 
-def _taps(x_BHWC, kernel, size, stride, padding, dilation):
-    """What the kernel's element (i, j) meets: [(i, j, x_BHWC)], each of the output's (H, W) `size`."""
+def _taps(
+    x_BHWC: jax.Array,
+    kernel: tuple[int, ...],
+    size: tuple[int, ...],
+    stride: int,
+    padding: Padding,
+    dilation: int,
+) -> Taps:
+    """Of a kernel (rows, columns), each of the output's `size` (H, W)."""
     padded_BHWC = pad(x_BHWC, padding)
     elements = [(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
     return [(i, j, window(padded_BHWC, (i * dilation, j * dilation), size, stride)) for i, j in elements]
@@ -149,11 +160,15 @@ def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Paddi
     return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding, dilation), kernel_KKC)
 
 
-def _forward(x_BHWC, kernel_KKC, stride, padding, dilation):
+def _forward(
+    x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _shift(x_BHWC, kernel_KKC, stride, padding, dilation), (x_BHWC, kernel_KKC)
 
 
-def _backward(stride, padding, dilation, residuals, dy_BHWC):
+def _backward(
+    stride: int, padding: Padding, dilation: int, residuals: tuple[jax.Array, jax.Array], dy_BHWC: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x_BHWC, kernel_KKC = residuals
     return (
         _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, x_BHWC.shape[1:3]),
@@ -164,7 +179,9 @@ def _backward(stride, padding, dilation, residuals, dy_BHWC):
 _shift.defvjp(_forward, _backward)
 
 
-def _phases(kernel: int, stride: int, dilation: int, lo: int, size: int, out: int):
+def _phases(
+    kernel: int, stride: int, dilation: int, lo: int, size: int, out: int
+) -> tuple[tuple[int, int], list[list[tuple[int, int]]]]:
     """One axis of the input gradient: the padding of dy (less than 0 crops), and what each phase takes from it.
 
     Phase a holds the `size` positions p = stride * q + a. Output o used position p with tap i where
@@ -180,7 +197,9 @@ def _phases(kernel: int, stride: int, dilation: int, lo: int, size: int, out: in
     return (-first, size + max(offsets) - out), [[(i, o - first) for i, o in phase] for phase in phases]
 
 
-def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, hw):
+def _input_gradient(
+    dy_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int, hw: tuple[int, ...]
+) -> jax.Array:
     """Gradient to the input: each phase (row and column modulo the stride) sums shifted dy; they interleave."""
     B, *out, C = dy_BHWC.shape
     size = -(-hw[0] // stride), -(-hw[1] // stride)
@@ -189,7 +208,7 @@ def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, hw):
     )
     padded_BHWC = pad(dy_BHWC, (dy_rows, dy_columns))
 
-    def phase(row, column):
+    def phase(row: list[tuple[int, int]], column: list[tuple[int, int]]) -> jax.Array:
         terms = [(i, j, window(padded_BHWC, (o, p), size, 1)) for i, o in row for j, p in column]
         return _weighted_sum(terms, kernel_KKC) if terms else jnp.zeros((B, *size, C), dy_BHWC.dtype)
 
@@ -202,7 +221,9 @@ def _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, hw):
     return dx_BHWC[:, : hw[0], : hw[1]]
 
 
-def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel):
+def _kernel_gradient(
+    x_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, padding: Padding, dilation: int, kernel: tuple[int, ...]
+) -> jax.Array:
     """Gradient to the kernel: in a loop where one CPU has the whole batch, else as a sum per tap."""
     if whole_on_cpu():
         return _kernel_gradient_by_rows(pad(x_BHWC, padding), dy_BHWC, stride, dilation, kernel)
@@ -212,7 +233,9 @@ def _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel):
     return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
 
 
-def _kernel_gradient_by_rows(padded_BHWC, dy_BHWC, stride, dilation, kernel):
+def _kernel_gradient_by_rows(
+    padded_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, dilation: int, kernel: tuple[int, ...]
+) -> jax.Array:
     """A loop over image blocks and output rows, one sum per column of the kernel: nothing leaves the caches.
 
     A sum is [block, K, Wo, C]: the K input rows that meet an output row go in at once.
@@ -223,7 +246,7 @@ def _kernel_gradient_by_rows(padded_BHWC, dy_BHWC, stride, dilation, kernel):
     block = max(n for n in range(1, B + 1) if B % n == 0 and n <= most)
     reach = (kernel[0] - 1) * dilation + 1
 
-    def accumulate(step, sums):
+    def accumulate(step: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         image, row = step // rows * block, step % rows
         dy = lax.dynamic_slice(dy_BHWC, (image, row, 0, 0), (block, 1, columns, C)).astype(dtype)
         x = lax.dynamic_slice(padded_BHWC, (image, row * stride, 0, 0), (block, reach, padded_BHWC.shape[2], C))

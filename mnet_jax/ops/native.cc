@@ -1,163 +1,188 @@
 // The XLA FFI handlers that native.py builds and registers, for float32 and float64.
 // Images are NHWC, kernels HWC; the axes that vmap adds come first, in all arrays.
 
+#include <array>
+#include <utility>
+
 #include "depthwise.h"
-#include "filter.h"
 #include "norm.h"
+#include "norm_depthwise_norm.h"
 
 namespace {
 
-enum Role { X, KERNEL, Y };
-
 template <class T>
-void run(ffi::ThreadPool& pool, ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::AnyBuffer result, int64_t role, int64_t top,
-         int64_t left, int64_t stride) {
-  T *p = a.typed_data<T>(), *q = b.typed_data<T>(), *to = result.typed_data<T>();
-  const Shape A(a), B(b), R(result);
-  switch (role) {
-    case X: return convolution(pool, q, B, p, A, to, R, top, left, stride, true);
-    case KERNEL: return kernel_gradient(pool, p, A, q, B, to, R, top, left, stride);
-    default: return convolution(pool, p, A, q, B, to, R, top, left, stride, false);
+struct Array {
+  ffi::AnyBuffer buffer;
+  operator T*() const { return buffer.typed_data<T>(); }
+};
+
+// The arguments and the results of a call. Each function below begins with their names, in Python's order.
+template <class T>
+struct Call {
+  ffi::RemainingArgs args;
+  ffi::RemainingRets rets;
+
+  template <size_t N>
+  auto arguments() const {
+    return unpack<N>([&](size_t i) { return Array<T>{*args.get<ffi::AnyBuffer>(i)}; });
+  }
+  template <size_t N>
+  auto results() const {
+    return unpack<N>([&](size_t i) { return Array<T>{**rets.get<ffi::AnyBuffer>(i)}; });
+  }
+
+ private:
+  template <size_t N, class Get>
+  static std::array<Array<T>, N> unpack(const Get& get) {
+    return unpack(get, std::make_index_sequence<N>());
+  }
+  template <class Get, size_t... I>
+  static std::array<Array<T>, sizeof...(I)> unpack(const Get& get, std::index_sequence<I...>) {
+    return {get(I)...};
+  }
+};
+
+enum Wrt { X, KERNEL, Y };  // as in bilinear.py
+
+// `wrt` says which of x, kernel and y is computed; a and b are the other two, in this order.
+template <class T>
+void run_depthwise(ffi::ThreadPool& pool, const Call<T>& call, int64_t wrt, int64_t top, int64_t left,
+                   int64_t stride, int64_t dilation) {
+  const auto [a, b] = call.template arguments<2>();
+  const auto [result] = call.template results<1>();
+  const Shape A(a.buffer), B(b.buffer), R(result.buffer);
+  switch (wrt) {
+    case X: return convolution<T>(pool, {R, A, B, top, left, stride, dilation}, b, a, result, true);
+    case KERNEL: return kernel_gradient<T>(pool, {A, R, B, top, left, stride, dilation}, a, b, result);
+    default: return convolution<T>(pool, {A, B, R, top, left, stride, dilation}, a, b, result, false);
   }
 }
 
-// `role` says what is computed of x, kernel and y; a and b are the other two, in this order.
-ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
-                            ffi::Result<ffi::AnyBuffer> result, int64_t role, int64_t top, int64_t left,
-                            int64_t stride) {
-  if (result->element_count() == 0) return ffi::Error::Success();
-  const auto run_typed = result->element_type() == ffi::F64 ? run<double> : run<float>;
-  run_typed(pool, a, b, *result, role, top, left, stride);
-  return ffi::Error::Success();
-}
-
-// The arrays of a call, in order.
-template <class T>
-struct Arrays {
-  ffi::RemainingArgs arguments;
-  ffi::RemainingRets results;
-  T* in(size_t i) const { return arguments.get<ffi::AnyBuffer>(i)->typed_data<T>(); }
-  T* out(size_t i) const { return (*results.get<ffi::AnyBuffer>(i))->typed_data<T>(); }
-  ffi::AnyBuffer buffer(size_t i) const { return *arguments.get<ffi::AnyBuffer>(i); }
-};
-
-// Of x [..., G, M, C], where one of another array of a number per channel tells how many seeds there are.
+// The groups of x [seeds..., G, M, C]; `scale` [seeds..., C] gives the number of seeds.
 Groups groups_of(ffi::AnyBuffer x, ffi::AnyBuffer scale) {
   const auto sizes = x.dimensions();
   const int64_t C = sizes[sizes.size() - 1], M = sizes[sizes.size() - 2], count = x.element_count() / (M * C);
   return Groups(count, count * C / scale.element_count(), M, C);
 }
 
-// (x, scale, bias, low, high) -> y, mean, var.
 template <class T>
-void run_norm(ffi::ThreadPool& pool, const Arrays<T>& a, double eps) {
-  const Groups groups = groups_of(a.buffer(0), a.buffer(1));
-  moments(pool, groups, a.in(0), a.out(1), a.out(2));
-  Norm<T>(groups, a.out(1), a.out(2), a.in(1), a.in(2), a.in(3), a.in(4), eps).apply(pool, a.in(0), a.out(0));
+void run_norm(ffi::ThreadPool& pool, const Call<T>& call, double eps) {
+  const auto [x, scale, bias, low, high] = call.template arguments<5>();
+  const auto [y, mean, var] = call.template results<3>();
+  const Groups groups = groups_of(x.buffer, scale.buffer);
+  moments<T>(pool, groups, x, mean, var);
+  NormLayer<T>(groups, mean, var, scale, bias, low, high, eps).apply(pool, x, y);
 }
 
-// (x, scale, bias, low, high, mean, var, dy) -> dx, dscale, dbias.
 template <class T>
-void run_norm_gradient(ffi::ThreadPool& pool, const Arrays<T>& a, double eps) {
-  const Groups groups = groups_of(a.buffer(0), a.buffer(1));
-  Norm<T> norm(groups, a.in(5), a.in(6), a.in(1), a.in(2), a.in(3), a.in(4), eps);
-  norm.add_gradient(pool, a.in(0), a.in(7), a.out(1), a.out(2));
-  norm.gradient(pool, false, a.in(0), a.in(7), a.out(0));
+void run_norm_gradient(ffi::ThreadPool& pool, const Call<T>& call, double eps) {
+  const auto [x, scale, bias, low, high, mean, var, dy] = call.template arguments<8>();
+  const auto [dx, dscale, dbias] = call.template results<3>();
+  const Groups groups = groups_of(x.buffer, scale.buffer);
+  NormLayer<T> norm(groups, mean, var, scale, bias, low, high, eps);
+  norm.add_gradient(pool, x, dy, dscale, dbias);
+  norm.gradient(pool, false, x, dy, dx);
 }
 
-// The geometry of a filter, and the groups of its input and of its output.
-struct Filter {
-  Geometry geometry;
-  Groups x, y;
-  Filter(ffi::AnyBuffer from, ffi::AnyBuffer kernel, ffi::AnyBuffer to, int64_t group, int64_t top, int64_t left,
-         int64_t stride)
-      : geometry{Shape(from), Shape(kernel), Shape(to), top, left, stride},
-        x(groups(geometry.x, group)),
-        y(groups(geometry.y, group)) {}
-  Groups groups(Shape s, int64_t group) const {
-    const int64_t image = s.H * s.W;
-    return Groups(s.B / group, s.B / group / geometry.kernel.B, group * image, s.C,
-                  image * s.C <= WHOLE_IMAGE ? image : s.W);
-  }
-};
-
-// (x, scale, bias, kernel, outer scale, outer bias, low, high) -> z, y, mean, var, and those of y.
-template <class T>
-void run_filter(ffi::ThreadPool& pool, const Arrays<T>& a, double eps, int64_t group, int64_t top, int64_t left,
-                int64_t stride) {
-  const Filter f(a.buffer(0), a.buffer(3), **a.results.template get<ffi::AnyBuffer>(0), group, top, left, stride);
-  moments(pool, f.x, a.in(0), a.out(2), a.out(3));
-  const Norm<T> norm(f.x, a.out(2), a.out(3), a.in(1), a.in(2), a.in(6), a.in(7), eps);
-  filter_forward(pool, f.geometry, norm, a.in(0), a.in(3), f.y, a.out(1), a.out(4), a.out(5));
-  Norm<T>(f.y, a.out(4), a.out(5), a.in(4), a.in(5), a.in(6), a.in(7), eps).apply(pool, a.out(1), a.out(0));
+// The groups of `group` images each.
+Groups groups_of_images(Shape images, int64_t seeds, int64_t group) {
+  const int64_t image = images.H * images.W, count = images.B / group;
+  return Groups(count, count / seeds, group * image, images.C, image * images.C <= MAX_WHOLE_IMAGE ? image : images.W);
 }
 
-// (x, scale, bias, kernel, outer scale, outer bias, low, high, y, mean, var, those of y, dz) -> the gradients to the
-// first six.
 template <class T>
-void run_filter_gradient(ffi::ThreadPool& pool, const Arrays<T>& a, double eps, int64_t group, int64_t top,
-                         int64_t left, int64_t stride) {
-  const Filter f(a.buffer(0), a.buffer(3), a.buffer(8), group, top, left, stride);
-  Norm<T> norm(f.x, a.in(9), a.in(10), a.in(1), a.in(2), a.in(6), a.in(7), eps);
-  Norm<T> outer(f.y, a.in(11), a.in(12), a.in(4), a.in(5), a.in(6), a.in(7), eps);
-  outer.add_gradient(pool, a.in(8), a.in(13), a.out(4), a.out(5));
-  filter_backward(pool, f.geometry, norm, a.in(0), a.in(3), outer, a.in(8), a.in(13), a.out(0), a.out(1), a.out(2),
-                  a.out(3));
+void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group, int64_t top,
+                             int64_t left, int64_t stride, int64_t dilation) {
+  const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high] = call.template arguments<8>();
+  const auto [z, y, mean, var, outer_mean, outer_var] = call.template results<6>();
+  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
+  const Groups groups = groups_of_images(g.x, g.kernel.B, group);
+  const Groups outer_groups = groups_of_images(g.y, g.kernel.B, group);
+  moments<T>(pool, groups, x, mean, var);
+  const NormLayer<T> norm(groups, mean, var, scale, bias, low, high, eps);
+  norm_depthwise<T>(pool, g, norm, x, kernel, outer_groups, y, outer_mean, outer_var);
+  NormLayer<T>(outer_groups, outer_mean, outer_var, outer_scale, outer_bias, low, high, eps).apply(pool, y, z);
 }
 
-// work(Arrays<T>) where T is the type of the arrays.
-template <class Work>
-ffi::Error in_type(ffi::RemainingArgs arguments, ffi::RemainingRets results, const Work& work) {
-  const auto first = *arguments.get<ffi::AnyBuffer>(0);
-  if (first.element_count() == 0) return ffi::Error::InvalidArgument("a norm of nothing");
-  if (first.element_type() == ffi::F64) {
-    work(Arrays<double>{arguments, results});
+template <class T>
+void run_norm_depthwise_norm_gradient(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group,
+                                      int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+  const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high, y, mean, var, outer_mean, outer_var, dz] =
+      call.template arguments<14>();
+  const auto [dx, dscale, dbias, dkernel, douter_scale, douter_bias] = call.template results<6>();
+  const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
+  const Groups groups = groups_of_images(g.x, g.kernel.B, group);
+  const Groups outer_groups = groups_of_images(g.y, g.kernel.B, group);
+  NormLayer<T> norm(groups, mean, var, scale, bias, low, high, eps);
+  NormLayer<T> outer(outer_groups, outer_mean, outer_var, outer_scale, outer_bias, low, high, eps);
+  outer.add_gradient(pool, y, dz, douter_scale, douter_bias);
+  norm_depthwise_gradient<T>(pool, g, norm, x, kernel, outer, y, dz, dx, dscale, dbias, dkernel);
+}
+
+// Calls run(Call<T>), where T is the type of the arrays.
+template <class Run>
+ffi::Error with_type(ffi::RemainingArgs args, ffi::RemainingRets rets, const Run& run) {
+  if ((*args.get<ffi::AnyBuffer>(0)).element_type() == ffi::F64) {
+    run(Call<double>{args, rets});
   } else {
-    work(Arrays<float>{arguments, results});
+    run(Call<float>{args, rets});
   }
   return ffi::Error::Success();
 }
 
-ffi::Error handle_norm(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets out, double eps) {
-  return in_type(in, out, [&](auto a) { run_norm(pool, a, eps); });
+ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t wrt,
+                            int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+  if ((**rets.get<ffi::AnyBuffer>(0)).element_count() == 0) return ffi::Error::Success();
+  return with_type(args, rets, [&](auto call) { run_depthwise(pool, call, wrt, top, left, stride, dilation); });
 }
 
-ffi::Error handle_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets out, double eps) {
-  return in_type(in, out, [&](auto a) { run_norm_gradient(pool, a, eps); });
+// The same, of operations that begin with a norm, which has no statistics of an empty array.
+template <class Run>
+ffi::Error with_norm(ffi::RemainingArgs args, ffi::RemainingRets rets, const Run& run) {
+  if ((*args.get<ffi::AnyBuffer>(0)).element_count() == 0) return ffi::Error::InvalidArgument("a norm of nothing");
+  return with_type(args, rets, run);
 }
 
-ffi::Error handle_filter(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets out, double eps,
-                         int64_t group, int64_t top, int64_t left, int64_t stride) {
-  return in_type(in, out, [&](auto a) { run_filter(pool, a, eps, group, top, left, stride); });
+ffi::Error handle_norm(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double eps) {
+  return with_norm(args, rets, [&](auto call) { run_norm(pool, call, eps); });
 }
 
-ffi::Error handle_filter_gradient(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets out, double eps,
-                                  int64_t group, int64_t top, int64_t left, int64_t stride) {
-  return in_type(in, out, [&](auto a) { run_filter_gradient(pool, a, eps, group, top, left, stride); });
+ffi::Error handle_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double eps) {
+  return with_norm(args, rets, [&](auto call) { run_norm_gradient(pool, call, eps); });
 }
 
-auto of_norm() {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<double>("eps");
+ffi::Error handle_norm_depthwise_norm(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                                      double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+  return with_norm(args, rets,
+                   [&](auto call) { run_norm_depthwise_norm(pool, call, eps, group, top, left, stride, dilation); });
 }
 
-auto of_filter() {
-  return of_norm().Attr<int64_t>("group").Attr<int64_t>("top").Attr<int64_t>("left").Attr<int64_t>("stride");
+ffi::Error handle_norm_depthwise_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                                               double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+  return with_norm(args, rets,
+                   [&](auto call) { run_norm_depthwise_norm_gradient(pool, call, eps, group, top, left, stride, dilation); });
 }
+
+auto arrays() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets(); }
+
+template <class Binding>
+auto with_geometry(Binding&& binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("top")
+      .template Attr<int64_t>("left")
+      .template Attr<int64_t>("stride")
+      .template Attr<int64_t>("dilation");
+}
+
+auto norm_binding() { return arrays().Attr<double>("eps"); }
+auto depthwise_binding() { return with_geometry(arrays().Attr<int64_t>("wrt")); }
+auto norm_depthwise_norm_binding() { return with_geometry(norm_binding().Attr<int64_t>("group")); }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise, handle_depthwise,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("role")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Attr<int64_t>("stride"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(norm, handle_norm, of_norm());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_gradient, handle_norm_gradient, of_norm());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(filter, handle_filter, of_filter());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(filter_gradient, handle_filter_gradient, of_filter());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise, handle_depthwise, depthwise_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(norm, handle_norm, norm_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_gradient, handle_norm_gradient, norm_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_depthwise_norm, handle_norm_depthwise_norm, norm_depthwise_norm_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_depthwise_norm_gradient, handle_norm_depthwise_norm_gradient,
+                              norm_depthwise_norm_binding());

@@ -1,20 +1,8 @@
-"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is at hand.
+"""Operations compiled from C++: the fastest formulation on a CPU, where a C++ compiler is installed."""
 
-They are built at first use, in seconds, into $XDG_CACHE_HOME/mnet_jax (~/.cache/mnet_jax), once for each machine,
-compiler and jaxlib.
-"""
-
-import ctypes
 import functools
-import hashlib
 import logging
-import os
-import platform
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mnet_jax.ops.contraction import Geometry, Y, contract
+from mnet_jax.ops import library
+from mnet_jax.ops.bilinear import Geometry, Y, derivative
 
-SOURCE = Path(__file__).with_name("native.cc")
-HEADERS = tuple(SOURCE.with_name(f"{name}.h") for name in ("units", "depthwise", "norm", "filter"))
-TARGETS = ("depthwise", "norm", "norm_gradient", "filter", "filter_gradient")  # as the source names its handlers
-COMPILERS = ("c++", "g++", "clang++")
+TARGETS = ("depthwise", "norm", "norm_gradient", "norm_depthwise_norm", "norm_depthwise_norm_gradient")
+"""The handlers that native.cc defines."""
 
 
 def serves(formulation: str, dtype: jnp.dtype) -> bool:
@@ -52,112 +39,71 @@ def call(
     target: str,
     results: Any,
     *arrays: jax.Array,
-    attributes: Mapping[str, Any],
+    attributes: Mapping[str, int | float],
     in_place: Mapping[int, int] | None = None,
 ) -> Any:
     """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
 
-    `in_place` maps arrays to the results that take their memory, by their indices.
+    Attributes that are int or float in Python are int64 and double in C++. `in_place` maps arrays to the results that
+    take their memory, by their indices.
     """
     run = jax.ffi.ffi_call(
         f"mnet_jax_{target}", results, vmap_method="broadcast_all", input_output_aliases=dict(in_place or {})
     )
-    return run(*arrays, **attributes)
+    to_numpy = {int: np.int64, float: np.float64}
+    return run(*arrays, **{name: to_numpy[type(value)](value) for name, value in attributes.items()})
 
 
-def differentiable(forward: Callable, backward: Callable, plain: Callable) -> Callable:
+def differentiable(forward: Callable, backward: Callable, reference: Callable) -> Callable:
     """A compiled operation with its compiled gradient, as a function that JAX differentiates any number of times.
 
-    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, which has none itself.
-    `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the others are
-    zero. `plain(*operands)` is the result in plain JAX, whose gradient is differentiated in the place of `backward`.
+    `forward(*operands)` returns a tuple: the result, and what is saved for the gradient, through which no gradient
+    flows. `backward(operands, saved, cotangent)` returns the gradients to the first of the operands; those to the
+    others are zero. `reference(*operands)` is the result in plain JAX: second derivatives are those of its gradient.
     """
-    run = jax.custom_vjp(forward)
+    operation = jax.custom_vjp(forward)
 
-    def save(*operands):
-        results = run(*operands)
+    def forward_with_residuals(*operands: jax.Array) -> tuple[Any, Any]:
+        results = operation(*operands)
         return results, (operands, [lax.stop_gradient(array) for array in results[1:]])
 
     @jax.custom_vjp
-    def gradient(operands, saved, cotangent):
-        found = backward(operands, saved, cotangent)
-        return *found, *map(jnp.zeros_like, operands[len(found) :])
+    def gradient(operands: Sequence[jax.Array], saved: Sequence[jax.Array], cotangent: jax.Array) -> tuple:
+        gradients = backward(operands, saved, cotangent)
+        return *gradients, *map(jnp.zeros_like, operands[len(gradients) :])
 
-    def twice(held, cotangents):
-        operands, saved, cotangent = held
-        first = jax.vjp(lambda operands, cotangent: jax.vjp(plain, *operands)[1](cotangent), operands, cotangent)[1]
-        to_operands, to_cotangent = first(cotangents)
+    def reference_gradient(operands: Sequence[jax.Array], cotangent: jax.Array) -> tuple:
+        return jax.vjp(reference, *operands)[1](cotangent)
+
+    def second_order(residuals: tuple, cotangents: tuple) -> tuple:
+        operands, saved, cotangent = residuals
+        to_operands, to_cotangent = jax.vjp(reference_gradient, operands, cotangent)[1](cotangents)
         return to_operands, [jnp.zeros_like(array) for array in saved], to_cotangent
 
-    gradient.defvjp(lambda *given: (gradient(*given), given), twice)
-    run.defvjp(save, lambda held, cotangents: gradient(*held, cotangents[0]))
-    return run
+    gradient.defvjp(lambda *operands: (gradient(*operands), operands), second_order)
+    operation.defvjp(forward_with_residuals, lambda residuals, cotangents: gradient(*residuals, cotangents[0]))
+    return operation
 
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC, where `serves` said so; differentiable any number of times."""
-    return contract(_call, Y, geometry, x_BHWC, kernel_KKC)
+    return derivative(_compute, Y, geometry, x_BHWC, kernel_KKC)
 
 
-def _call(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
-    numbers = {"role": role, "top": geometry.top, "left": geometry.left, "stride": geometry.stride}
-    integers = {name: np.int64(value) for name, value in numbers.items()}
-    return call("depthwise", jax.ShapeDtypeStruct(geometry.shapes[role], a.dtype), a, b, attributes=integers)
+def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
+    result = jax.ShapeDtypeStruct(geometry.shapes[wrt], a.dtype)
+    return call("depthwise", [result], a, b, attributes={"wrt": wrt} | geometry.numbers())[0]
 
 
 @functools.cache
 def unavailable() -> str:
     """Why there are no compiled operations, or "" where they are: then they have been built and registered."""
     try:
-        library = ctypes.cdll.LoadLibrary(str(_build()))
+        handlers = library.load(TARGETS)
     except (OSError, ValueError) as error:
         logging.warning("no compiled operations, those in plain JAX are slower: %s", error)
         return str(error)
     for target in TARGETS:
-        handler = jax.ffi.pycapsule(getattr(library, target))
+        handler = jax.ffi.pycapsule(getattr(handlers, target))
         jax.ffi.register_ffi_target(f"mnet_jax_{target}", handler, platform="cpu")
     return ""
-
-
-def _build() -> Path:
-    """Path of the shared library, compiled if this machine has none yet; ValueError where that cannot be done."""
-    given = shlex.split(os.environ.get("CXX", ""))
-    names = given[:1] or COMPILERS
-    compiler = next(filter(None, map(shutil.which, names)), None)
-    if compiler is None:
-        raise ValueError(f"no C++ compiler: looked for {', '.join(names)}; $CXX names another")
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    flags = [*given[1:], "-std=c++17", "-O3", native, "-fPIC", "-shared", "-pthread"]
-    flags += ["-isystem", jax.ffi.include_dir()]
-    key = [*(path.read_text() for path in (SOURCE, *HEADERS)), compiler, *flags, jax.lib.__version__, _processor()]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(root, "mnet_jax", f"native-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compile([compiler, *flags, str(SOURCE)], path)
-    return path
-
-
-def _compile(command: Sequence[str], path: Path) -> None:
-    """Of several processes that come at once one compiles, the others wait; a reader never sees half a file."""
-    import fcntl
-
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        part = path.with_suffix(".part")
-        logging.info("compiling %s, once for this machine", SOURCE.name)
-        done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{command[0]} failed on {SOURCE.name}: {done.stderr.strip()[:500]}")
-        os.replace(part, path)
-
-
-def _processor() -> str:
-    """What `-march=native` depends on, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

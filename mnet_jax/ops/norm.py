@@ -1,16 +1,18 @@
 """Batch normalization with the clip that follows: linear, ReLU and ReLU6 differ in the bounds only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, shards, whole_on_cpu
 
 Bound = float | jax.Array
+
+Normalized = tuple[jax.Array, jax.Array, jax.Array]
+"""y_GMC in x's type; mean_G1C and biased var_G1C."""
 
 LOOP_BYTES = 2 << 20  # arrays below stay in a core's caches, and their sums are not worth a loop to compile
 
@@ -54,7 +56,15 @@ def batch_norm_act(
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
 
 
-def normalized(x_BHWC, scale_C, bias_C, low, high, eps, group):
+def normalized(
+    x_BHWC: jax.Array,
+    scale_C: jax.Array,
+    bias_C: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    eps: float,
+    group: int,
+) -> jax.Array:
     """y_BHWC of `batch_norm_act` in plain JAX, where `group` divides the batch and the bounds are arrays."""
     x_GMC = x_BHWC.reshape(x_BHWC.shape[0] // group, -1, x_BHWC.shape[3])
     return _fused(x_GMC, scale_C, bias_C, low, high, eps)[0].reshape(x_BHWC.shape)
@@ -100,7 +110,7 @@ def _sum_rows(terms: Callable, *arrays_GMC: jax.Array) -> list[jax.Array]:
     if not rows:
         return [jnp.sum(term, 1, keepdims=True) for term in terms(*arrays_GMC)]
 
-    def add(index, sums):
+    def add(index: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         blocks = (lax.dynamic_slice_in_dim(array, index * rows, rows, 1) for array in arrays_GMC)
         return [total + term for total, term in zip(sums, terms(*blocks), strict=True)]
 
@@ -109,14 +119,14 @@ def _sum_rows(terms: Callable, *arrays_GMC: jax.Array) -> list[jax.Array]:
     return [jnp.sum(total, 1, keepdims=True) for total in sums]
 
 
-def _moments(x_GMC):
+def _moments(x_GMC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance, [G, 1, C] each, in the accumulator's type."""
     x_GMC = x_GMC.astype(accumulator(x_GMC.dtype))
     mean_G1C = jnp.mean(x_GMC, 1, keepdims=True)
     return mean_G1C, jnp.mean(jnp.square(x_GMC - mean_G1C), 1, keepdims=True)
 
 
-def _moments_in_one_pass(x_GMC):
+def _moments_in_one_pass(x_GMC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The same, from the sums of x - c and its square.
 
     c is the first row: a sample, so at most M variances from the mean, squared. The difference below therefore rounds
@@ -124,7 +134,7 @@ def _moments_in_one_pass(x_GMC):
     """
     first_G1C = x_GMC[:, :1].astype(accumulator(x_GMC.dtype))
 
-    def powers(x_GMC):
+    def powers(x_GMC: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_GMC = x_GMC.astype(first_G1C.dtype) - first_G1C
         return x_GMC, jnp.square(x_GMC)
 
@@ -132,21 +142,23 @@ def _moments_in_one_pass(x_GMC):
     return first_G1C + offset_G1C, jnp.maximum(square_G1C - jnp.square(offset_G1C), 0)
 
 
-def _normal(x_GMC, mean_G1C, var_G1C, eps):
+def _normal(x_GMC: jax.Array, mean_G1C: jax.Array, var_G1C: jax.Array, eps: float) -> jax.Array:
     return (x_GMC.astype(mean_G1C.dtype) - mean_G1C) * lax.rsqrt(var_G1C + eps)
 
 
-def _affine(normal_GMC, scale_C, bias_C):
+def _affine(normal_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array) -> jax.Array:
     scale_C, bias_C = (v.astype(normal_GMC.dtype)[None, None] for v in (scale_C, bias_C))
     return normal_GMC * scale_C + bias_C
 
 
-def _inside(y, low, high):
+def _inside(y: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     """Where the clip that gave y lets gradient through."""
     return (low.astype(y.dtype) < y) & (y < high.astype(y.dtype))
 
 
-def _plain(x_GMC, scale_C, bias_C, low, high, eps):
+def _plain(
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+) -> Normalized:
     mean_G1C, var_G1C = _moments(x_GMC)
     z_GMC = _affine(_normal(x_GMC, mean_G1C, var_G1C, eps), scale_C, bias_C)
     y_GMC = lax.stop_gradient(jnp.clip(z_GMC, low, high).astype(x_GMC.dtype))
@@ -155,28 +167,42 @@ def _plain(x_GMC, scale_C, bias_C, low, high, eps):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _fused(x_GMC, scale_C, bias_C, low, high, eps):
+def _fused(
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+) -> Normalized:
     return _forward(x_GMC, scale_C, bias_C, low, high, eps)[0]
 
 
-def _forward(x_GMC, scale_C, bias_C, low, high, eps):
+def _forward(
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+) -> tuple[Normalized, tuple[jax.Array, ...]]:
     mean_G1C, var_G1C = (_moments_in_one_pass if _block(x_GMC) else _moments)(x_GMC)
     z_GMC = _affine(_normal(x_GMC, mean_G1C, var_G1C, eps), scale_C, bias_C)
     y_GMC = jnp.clip(z_GMC, low, high).astype(x_GMC.dtype)
     return (y_GMC, mean_G1C, var_G1C), (x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high)
 
 
-def _backward(eps, residuals, cotangents):
+def _backward(eps: float, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
     dy_GMC = lax.optimization_barrier(cotangents[0])  # else XLA:CPU computes it anew in each of its three uses
     gradients = _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps)
     return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
 
 
-def _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps):
-    """To x, scale and bias."""
+def _gradients(
+    x_GMC: jax.Array,
+    dy_GMC: jax.Array,
+    mean_G1C: jax.Array,
+    var_G1C: jax.Array,
+    scale_C: jax.Array,
+    bias_C: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    eps: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients to x, scale and bias."""
 
-    def terms(x_GMC, dy_GMC):
+    def terms(x_GMC: jax.Array, dy_GMC: jax.Array) -> tuple[jax.Array, jax.Array]:
         normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
         inside_GMC = _inside(_affine(normal_GMC, scale_C, bias_C).astype(x_GMC.dtype), low, high)
         dy_GMC = dy_GMC.astype(normal_GMC.dtype)
@@ -199,18 +225,23 @@ def _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps
 _fused.defvjp(_forward, _backward)
 
 
-def _native(x_GMC, scale_C, bias_C, low, high, eps):
+def _native(
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+) -> Normalized:
     """`_fused`, compiled."""
+    attributes = {"eps": eps}
 
-    def forward(x_GMC, *parameters):
+    # The arguments and results of the two calls are in the order in which native.cc names them.
+    def forward(x_GMC: jax.Array, *parameters: jax.Array) -> list[jax.Array]:
         G, _, C = x_GMC.shape
         results = [jax.ShapeDtypeStruct(shape, x_GMC.dtype) for shape in (x_GMC.shape, (G, 1, C), (G, 1, C))]
-        return native.call("norm", results, x_GMC, *parameters, attributes={"eps": np.float64(eps)})
+        return native.call("norm", results, x_GMC, *parameters, attributes=attributes)
 
-    def backward(operands, moments, dy_GMC):
+    def backward(operands: Sequence[jax.Array], moments: Sequence[jax.Array], dy_GMC: jax.Array) -> list[jax.Array]:
         results = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in operands[:3]]
-        arrays, attributes = (*operands, *moments, dy_GMC), {"eps": np.float64(eps)}
-        return native.call("norm_gradient", results, *arrays, attributes=attributes, in_place={len(arrays) - 1: 0})
+        arrays = (*operands, *moments, dy_GMC)
+        dy_becomes_dx = {len(arrays) - 1: 0}
+        return native.call("norm_gradient", results, *arrays, attributes=attributes, in_place=dy_becomes_dx)
 
-    run = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
-    return run(x_GMC, scale_C, bias_C, low, high)
+    operation = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
+    return operation(x_GMC, scale_C, bias_C, low, high)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from mnet_jax.ops import accumulator
-from mnet_jax.ops.contraction import KERNEL, Geometry, X, Y, contract
+from mnet_jax.ops.bilinear import KERNEL, Geometry, X, Y, derivative
 
 PIXELS = 64  # of a tile, a square of 8 x 8
 CHANNELS = 64  # of a block, at most
@@ -41,25 +41,28 @@ def refused() -> str:
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
     """y_BHWC; differentiable any number of times. On a CPU the kernels are interpreted, to be tested."""
-    return contract(_compute, Y, geometry, x_BHWC, kernel_KKC)
+    return derivative(_compute, Y, geometry, x_BHWC, kernel_KKC)
 
 
-def _compute(role: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
-    (x_shape, kernel_shape, y_shape), top, left, stride = geometry
+def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
+    (x_shape, kernel_shape, y_shape), top, left, stride, dilation = geometry
     assert max(math.prod(x_shape), math.prod(y_shape)) < 2**31, geometry  # offsets are of 32 bits
-    if role == KERNEL:
-        return _kernel_gradient(a, b, kernel_shape, top, left, stride)
+    if wrt == KERNEL:
+        return _kernel_gradient(a, b, kernel_shape, top, left, stride, dilation)
     sides = (top, kernel_shape[0]), (left, kernel_shape[1])
-    if role == X:
-        rows, columns = (
-            [[(i, (a + lo - i) // stride) for i in range(size) if (a + lo - i) % stride == 0] for a in range(stride)]
-            for lo, size in sides
-        )
+    if wrt == X:
+        rows, columns = (_phases(size, lo, stride, dilation) for lo, size in sides)
         return _gather(b, a, x_shape, rows, columns, 1)
-    rows, columns = (
-        [[(i, i - lo) for i in range(size)]] for lo, size in ((top, kernel_shape[0]), (left, kernel_shape[1]))
-    )
+    rows, columns = ([[(i, i * dilation - lo) for i in range(size)]] for lo, size in sides)
     return _gather(a, b, y_shape, rows, columns, stride)
+
+
+def _phases(size: int, lo: int, stride: int, dilation: int) -> list[Phase]:
+    """One axis of the gradient to x: the taps of each of the `stride` phases."""
+    return [
+        [(i, (a + lo - i * dilation) // stride) for i in range(size) if (a + lo - i * dilation) % stride == 0]
+        for a in range(stride)
+    ]
 
 
 def _gather(
@@ -108,7 +111,13 @@ def _gather(
 
 
 def _kernel_gradient(
-    x_BHWC: jax.Array, dy_BHWC: jax.Array, kernel_shape: tuple[int, ...], top: int, left: int, stride: int
+    x_BHWC: jax.Array,
+    dy_BHWC: jax.Array,
+    kernel_shape: tuple[int, ...],
+    top: int,
+    left: int,
+    stride: int,
+    dilation: int,
 ) -> jax.Array:
     """Each program sums a run of output pixels; XLA then adds the programs up, always in the same order."""
     from jax.experimental import pallas as pl
@@ -135,7 +144,9 @@ def _kernel_gradient(
             added = []
             for number, sum_PC in enumerate(sums):
                 i, j = divmod(number, kernel_shape[1])
-                offset_P, inside_P = _pixel(image_P, row_P * stride + i - top, column_P * stride + j - left, H, W)
+                offset_P, inside_P = _pixel(
+                    image_P, row_P * stride + i * dilation - top, column_P * stride + j * dilation - left, H, W
+                )
                 x_PC = _load(x_ref, offset_P, channel_C, C, inside_P & live_P, channels_C)
                 added.append(sum_PC + x_PC.astype(dtype) * dy_PC)
             return tuple(added)
