@@ -181,7 +181,7 @@ def test_a_built_network_counts_as_its_config():
     cfg = network("s8", num_classes=10, formulation="shift")
     module = models.structure(cfg)
     assert cost.count(module, 32) == cost.count(cfg, 32)
-    assert module.stem.style.formulation == "shift"
+    assert module.stem.config.formulation == "shift"
 
 
 def test_an_unknown_operation_is_reported():

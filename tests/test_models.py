@@ -181,8 +181,8 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_a_folded_norm_is_the_norm(kind, act):
     arguments, fields = LAYERS[kind]
     with jax.enable_x64(True):
-        style = specs.style(tiny(formulation="shift"))
-        graphdef, state = nnx.split(ConvNorm(style, *arguments, **fields))
+        layer_config = specs.layer_config(tiny(formulation="shift"))
+        graphdef, state = nnx.split(ConvNorm(layer_config, *arguments, **fields))
         layer = nnx.merge(graphdef, random_state(state))
         layer.eval()
         x_BHWC = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 5, 6)))
@@ -191,7 +191,7 @@ def test_a_folded_norm_is_the_norm(kind, act):
             np.asarray(getattr(layer, name)[...]) if hasattr(layer, name) else 1.0
             for name in ("scale", "bias", "mean", "var")
         )
-        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + style.norm_eps) * scale + bias
+        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + layer_config.norm_eps) * scale + bias
         assert 0.1 < np.mean(abs(y_BHWC) < 0.2) < 0.9
         y_BHWC = act(jnp.asarray(y_BHWC)) if callable(act) else np.clip(y_BHWC, *act)
         assert layer.folded()[1] is None
@@ -282,7 +282,7 @@ def test_simulated_integers_of_relu6_are_multiples_of_a_fixed_step(bits):
 
 
 def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_average_later():
-    layer = FakeQuant(specs.style(tiny(act_bits=4)))
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=4)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 1, 1, 8)), jnp.float32)
     q = layer(x, specs.ACTIVATIONS["linear"])
     step = float(x.max() - x.min()) / 15
@@ -298,7 +298,7 @@ def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_av
 
 
 def test_simulated_integers_pass_gradients_straight_through_and_survive_a_dead_map():
-    layer = FakeQuant(specs.style(tiny(act_bits=8)))
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=8)))
     layer.use_running_average = True
     slope = jax.grad(lambda x: jnp.sum(layer(x, specs.ACTIVATIONS["relu6"]) * x))(jnp.full((1, 1, 1, 2), 1.0))
     np.testing.assert_allclose(slope, 2, atol=6 / 255)

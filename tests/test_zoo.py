@@ -207,17 +207,17 @@ def test_shuffle_deals_out_the_groups():
     np.testing.assert_array_equal(shuffle(x_BHWC, 3)[0, 0, 0], [0, 2, 4, 1, 3, 5])
 
 
-@pytest.mark.parametrize("style", ["same", "symmetric", "valid", "ceil"])
+@pytest.mark.parametrize("padding", ["same", "symmetric", "valid", "ceil"])
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (2, 2)])
-def test_pools_see_the_pixels_of_the_image_only(style, size, stride):
+def test_pools_see_the_pixels_of_the_image_only(padding, size, stride):
     x_BHWC = np.random.default_rng(0).normal(size=(1, 8, 7, 2)).astype(np.float32) - 5
-    pad = layers.pad_widths(x_BHWC.shape[1:3], (size, size), stride, style)
+    pad = layers.pad_widths(x_BHWC.shape[1:3], (size, size), stride, padding)
     padded = np.pad(x_BHWC, ((0, 0), *pad, (0, 0)), constant_values=np.nan)
     tops, lefts = (range(0, n - size + 1, stride) for n in padded.shape[1:3])
     windows = [[padded[:, i : i + size, j : j + size] for j in lefts] for i in tops]
     for pool, reduce in ((layers.max_pool, np.nanmax), (layers.average_pool, np.nanmean)):
         expected = np.stack([np.stack([reduce(w, (1, 2)) for w in row], 1) for row in windows], 1)
-        np.testing.assert_allclose(pool(jnp.asarray(x_BHWC), size, stride, style), expected, rtol=1e-5)
+        np.testing.assert_allclose(pool(jnp.asarray(x_BHWC), size, stride, padding), expected, rtol=1e-5)
 
 
 def test_caffes_pooling_leaves_no_pixel_out():

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mnet_jax.errors import UserError
+
 ACTIVATIONS: Mapping[str, tuple[float, float]] = {
     "linear": (-float("inf"), float("inf")),
     "relu": (0.0, float("inf")),
@@ -170,8 +172,8 @@ class Block(NamedTuple):
     squeezed: int = 0
 
 
-class Style(NamedTuple):
-    """What all layers of a network share: padding, initialization, normalization, and how convolutions are computed.
+class LayerConfig(NamedTuple):
+    """The settings that all layers of a network share: padding, initialization, norm, how convolutions are computed.
 
     `dtype` is that of convolutions and feature maps; parameters, statistics and the dense layers stay in float32.
     """
@@ -207,11 +209,11 @@ class Network:
     project_act: str
     dropout: float
     split: int
-    style: Style
+    layer_config: LayerConfig
 
 
 @dataclass(frozen=True)
-class Published:
+class ZooNetwork:
     """A network of the zoo with every choice resolved.
 
     `width`, `groups`, `stem` and `blocks` are ShuffleNet's, as in the config; the others are as published.
@@ -221,7 +223,7 @@ class Published:
     in_channels: int
     num_classes: int
     dropout: float
-    style: Style
+    layer_config: LayerConfig
     width: float
     groups: int
     stem: tuple[int, int] | tuple[()]
@@ -237,11 +239,11 @@ def unused(name: str) -> tuple[str, ...]:
     return ("groups", *(("kernel_size", "conv", "depth", "expansion", "act") if NETWORKS[name].family == "v3" else ()))
 
 
-def style(model: Any) -> Style:
-    """The `Style` of `cfg.model`."""
+def layer_config(model: Any) -> LayerConfig:
+    """The `LayerConfig` of `cfg.model`."""
     norm = model.norm
     statistics = (norm.momentum, norm.eps, norm.group)
-    return Style(model.padding, model.init, *statistics, model.formulation, model.dtype, model.act_bits)
+    return LayerConfig(model.padding, model.init, *statistics, model.formulation, model.dtype, model.act_bits)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -250,20 +252,20 @@ def make_divisible(channels: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def resolve(model: Any) -> Network | Published:
+def resolve(model: Any) -> Network | ZooNetwork:
     """Resolves `cfg.model` by its name; a ValueError where its fields do not go together."""
-    return published(model) if model.name in ZOO else network(model)
+    return zoo_network(model) if model.name in ZOO else network(model)
 
 
-def published(model: Any) -> Published:
+def zoo_network(model: Any) -> ZooNetwork:
     """Resolves a `cfg.model` of the zoo; rows that are not ShuffleNet's are a ValueError."""
     _check_rows(model.name, model.blocks, {"c": int, "n": int, "s": int})
-    return Published(
+    return ZooNetwork(
         name=model.name,
         in_channels=model.in_channels,
         num_classes=model.num_classes,
         dropout=model.dropout,
-        style=style(model),
+        layer_config=layer_config(model),
         width=model.width,
         groups=model.groups,
         stem=tuple(model.stem),
@@ -283,15 +285,15 @@ def network(model: Any) -> Network:
     rows: tuple[tuple[Any, ...], ...] = tuple(tuple(row) for row in model.blocks) or spec.blocks
     _check_rows(model.name, rows, COLUMNS[spec.family])
     if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
-        raise ValueError(
+        raise UserError(
             f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
             f"with model.shortcut={model.shortcut!r}; allowed: 1"
         )
     if model.split > 1 and model.act_bits:
-        raise ValueError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
+        raise UserError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
     if model.depth == "shallow":
         if spec.family != "v1":
-            raise ValueError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
+            raise UserError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
         longest = max(range(len(rows)), key=lambda index: rows[index][1])
         rows = tuple((c, 1, s) if index == longest else (c, n, s) for index, (c, n, s) in enumerate(rows))
 
@@ -336,7 +338,7 @@ def network(model: Any) -> Network:
         project_act=model.act if v1 else model.project_act,
         dropout=model.dropout,
         split=model.split,
-        style=style(model),
+        layer_config=layer_config(model),
     )
 
 
@@ -356,7 +358,7 @@ def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) ->
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
-            raise ValueError(
+            raise UserError(
                 f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
                 f"as {name} needs"
             )
