@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, ZOO, resolve, unused
+from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, ZOO, fields, resolve
 
 
 class Knob(NamedTuple):
@@ -211,7 +211,8 @@ def check(config: ConfigDict, where: str = "config") -> None:
         )
     batch, group = flat["train.batch_size"], flat["model.norm.group"]
     if flat["task"] == "classification":
-        for knob in (f"model.{key}" for key in unused(flat["model.name"])):
+        read = {f"model.{field}" for field in fields(flat["model.name"])}
+        for knob in (name for name in KNOBS if name.startswith("model.") and name not in read):
             if flat[knob] != KNOBS[knob].default:
                 raise ValueError(
                     f"{where}: {knob}={flat[knob]!r} means nothing to {flat['model.name']}; "

@@ -212,6 +212,44 @@ def test_a_folded_network_evaluates_as_the_plain_one(fields):
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-12, atol=1e-12)
 
 
+OTHER_VALUES = {
+    **{"width": 0.5, "stem": (8, 1), "last": 64, "divisor": 4, "act_bits": 8, "kernel_size": 5, "conv": "full"},
+    **{"act": "relu", "depth": "shallow", "expansion": 3, "project_act": "relu", "shortcut": "none", "split": 2},
+    **{"groups": 4, "in_channels": 1, "num_classes": 7, "dropout": 0.5, "padding": "symmetric", "init": "he"},
+    **{"formulation": "lax", "dtype": "bfloat16", "norm.momentum": 0.5, "norm.eps": 0.1, "norm.group": 7},
+}
+"""A value that is not the default for each field of `config.model` but the name and the rows."""
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet", "vgg16"])
+def test_a_network_reads_the_fields_that_it_names_and_no_other_may_be_set(name):
+    assert {*OTHER_VALUES, "name", "blocks"} == {key.removeprefix("model.") for key in config.KNOBS if "model." in key}
+    base = {"model.name": name} | ({"model.width": 0.1} if "width" in specs.fields(name) else {})
+    plain = specs.resolve(config.unflatten(base).model)
+    for field, value in OTHER_VALUES.items():
+        cfg = config.unflatten(base | {f"model.{field}": value})
+        cfg.train.batch_size = 7 * 96
+        if field in specs.fields(name):
+            config.check(cfg)
+            assert specs.resolve(cfg.model) != plain, field
+        else:
+            with pytest.raises(ValueError, match=f"model.{field}=.* means nothing to {name}; allowed: the default"):
+                config.check(cfg)
+
+
+def test_v3_without_shortcuts_adds_nothing():
+    """With the projection's scale at 0 a block with a shortcut returns its input, and one without returns 0."""
+    for shortcut in ("bottleneck", "none"):
+        cfg = model_config("mobilenet_v3_small", shortcut=shortcut, width=0.25)
+        model = models.structure(cfg)
+        model.eval()
+        channels = specs.network(cfg).blocks[1].channels
+        block = model.blocks[2]  # of stride 1 with as many inputs as outputs
+        block.project.scale[...] = jnp.zeros_like(block.project.scale[...])
+        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), specs.ACTIVATIONS["linear"], None)
+        assert jnp.all(y_BHWC == float(shortcut == "bottleneck"))
+
+
 def test_width_multiplier_keeps_the_last_convolution_below_one():
     assert specs.network(model_config("mobilenet_v2", width=0.5)).last == 1280
     assert specs.network(model_config("mobilenet_v2", width=1.4)).last == 1792

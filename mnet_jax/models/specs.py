@@ -230,13 +230,26 @@ class ZooNetwork:
     blocks: tuple[tuple[int, int, int], ...]
 
 
-def unused(name: str) -> tuple[str, ...]:
-    """The keys of `cfg.model` that mean nothing to this network, and so must have their defaults."""
-    if name in ZOO:
-        shufflenets = () if name == "shufflenet" else ("width", "groups", "stem", "blocks")
-        blocks = ("last", "divisor", "kernel_size", "conv", "depth", "expansion", "project_act", "shortcut")
-        return (*shufflenets, *blocks, "act", "split", "act_bits")
-    return ("groups", *(("kernel_size", "conv", "depth", "expansion", "act") if NETWORKS[name].family == "v3" else ()))
+RECIPE_FIELDS = (
+    *("name", "in_channels", "num_classes", "dropout", "padding", "init", "formulation", "dtype"),
+    *("norm.momentum", "norm.eps", "norm.group"),
+)
+"""Fields of `cfg.model` that a recipe sets for all networks alike, even for one that has no such layer."""
+
+_OF_ROWS = ("width", "stem", "blocks", "last", "divisor", "act_bits")
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "depth"),
+    "v2": (*_OF_ROWS, "kernel_size", "conv", "act", "expansion", "project_act", "shortcut", "split"),
+    "v3": (*_OF_ROWS, "project_act", "shortcut"),
+    "shufflenet": ("width", "stem", "blocks", "groups"),
+}
+"""Family, or network of the zoo, -> the fields of `cfg.model` that it reads besides those of a recipe."""
+
+
+def fields(name: str) -> tuple[str, ...]:
+    """The fields of `cfg.model` that this network reads; it ignores the others, which must have their defaults."""
+    return RECIPE_FIELDS + FIELDS.get(name if name in ZOO else NETWORKS[name].family, ())
 
 
 def layer_config(model: Any) -> LayerConfig:
@@ -284,16 +297,13 @@ def network(model: Any) -> Network:
     stem_channels, stem_stride = tuple(model.stem) or spec.stem
     rows: tuple[tuple[Any, ...], ...] = tuple(tuple(row) for row in model.blocks) or spec.blocks
     _check_rows(model.name, rows, COLUMNS[spec.family])
-    if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
-        raise UserError(
-            f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
-            f"with model.shortcut={model.shortcut!r}; allowed: 1"
-        )
+    if model.split > 1 and model.shortcut == "expansion":
+        raise UserError(f"model.split={model.split} with model.shortcut='expansion'; allowed: one of the two")
     if model.split > 1 and model.act_bits:
         raise UserError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
+    if spec.family == "v3" and model.shortcut == "expansion":
+        raise UserError(f"model.shortcut='expansion' on {model.name}; allowed: 'bottleneck', 'none'")
     if model.depth == "shallow":
-        if spec.family != "v1":
-            raise UserError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
         longest = max(range(len(rows)), key=lambda index: rows[index][1])
         rows = tuple((c, 1, s) if index == longest else (c, n, s) for index, (c, n, s) in enumerate(rows))
 
