@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, ZOO, fields, resolve
+from mnet_jax.models.specs import ACTIVATION_NAMES, ACTIVATIONS, NETWORKS, ZOO, fields, resolve
 
 
 class Knob(NamedTuple):
@@ -73,7 +73,7 @@ KNOBS: Mapping[str, Knob] = {
     "model.expansion": Knob(0, "t of every V2 block that expands; 0 = the rows'", NONNEGATIVE),
     "model.project_act": Knob("linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=True),
     "model.shortcut": Knob("bottleneck", "what V2's shortcuts join (V2 Fig. 6b)", ("bottleneck", "expansion", "none")),
-    "model.act": Knob("relu6", "activation everywhere else", tuple(ACTIVATIONS)),
+    "model.act": Knob("relu6", "activation everywhere else", ACTIVATION_NAMES),
     "model.padding": Knob("same", "same = TensorFlow's, symmetric = PyTorch's", ("same", "symmetric")),
     "model.init": Knob(
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")

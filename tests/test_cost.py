@@ -292,3 +292,10 @@ def test_xla_counts_what_is_listed(capsys):
 def test_the_door_takes_a_resolution_at_its_word():
     with pytest.raises(ValueError, match="0x0x3; allowed: sizes of at least 1"):
         door.main(["mobilenet_v2", "--resolution", "0"])
+
+
+@pytest.mark.parametrize("act", ["hard_swish", "silu", "gelu"])
+def test_an_activation_is_one_layer_whatever_its_operations(act):
+    plain, other = (cost.count(network("s8", act=name), 32) for name in ("relu6", act))
+    assert not other.unknown
+    assert [(layer.name, layer.type) for layer in other.layers] == [(layer.name, layer.type) for layer in plain.layers]

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from mnet_jax import config, cost, models
-from mnet_jax.models import specs, weights
+from mnet_jax.models import layers, specs, weights
 from mnet_jax.models.layers import ConvNorm, FakeQuant, hard_swish
 
 
@@ -141,6 +142,40 @@ def test_every_parameter_has_a_gradient(family, fields):
     grads = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert jnp.any(grad != 0), jax.tree_util.keystr(path)
+
+
+def test_every_activation_has_a_clip_or_a_function():
+    assert tuple(layers.ACTIVATIONS) == specs.ACTIVATION_NAMES
+
+
+@pytest.mark.parametrize("name", ["hard_swish", "silu", "gelu"])
+def test_activations_that_are_no_clips(name):
+    x = np.linspace(-8, 8, 99)
+    expected = {
+        "hard_swish": x * np.clip(x + 3, 0, 6) / 6,
+        "silu": x / (1 + np.exp(-x)),
+        "gelu": x * scipy.stats.norm.cdf(x),
+    }
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x)), expected[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_the_activation_is_that_of_stem_and_blocks(family):
+    """Every norm's output is a fixed number, so the endpoints are the activation of it."""
+    for act in specs.ACTIVATION_NAMES:
+        cfg = tiny(family, act=act)
+        config.override(config.default(), {"model.act": act})
+        model = models.structure(cfg)
+        model.eval()
+        for _, layer in nnx.iter_graph(model):
+            if isinstance(layer, ConvNorm):
+                layer.bias[...] = jnp.full_like(layer.bias[...], -0.5)
+        _, endpoints = model(images())
+        expected = float(layers.activate(jnp.float32(-0.5), layers.ACTIVATIONS[act]))
+        names = ("stem", "block2/depthwise", *(("block2/expansion", "head") if family == "v2" else ("block2",)))
+        for name in names:
+            np.testing.assert_allclose(endpoints[name], expected, rtol=1e-6)
 
 
 def test_training_moves_the_statistics_and_evaluation_does_not():

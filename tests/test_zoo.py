@@ -256,6 +256,13 @@ def checked(name, **fields):
         ("mobilenet_v2", {"split": 2, "shortcut": "expansion"}, "model.split=2 with model.shortcut='expansion'"),
         ("mobilenet_v3_large", {"act": "relu"}, "model.act='relu' means nothing to mobilenet_v3_large"),
         ("mobilenet_v3_large", {"blocks": ((3, 16, 16, 1, "relu", 1),)}, r"not a row \(kernel, expanded, channels, "),
+        ("mobilenet_v3_large", {"blocks": ((3, 16, 16, True, "selu", 1),)}, "act of linear, relu, relu6, hard_swish, "),
+        (
+            "mobilenet_v2",
+            {"act": "selu"},
+            "model.act='selu'.*; allowed: .*'hard_swish', 'silu', 'gelu'",
+        ),
+        ("mobilenet_v2", {"project_act": "silu"}, "model.project_act='silu'.*; allowed: 'linear', 'relu', 'relu6'$"),
         ("shufflenet", {"width": 0}, "model.width=0; allowed: at least"),
         ("shufflenet", {"groups": 5}, "model.groups=5; allowed: 1, 2, 3, 4, 8"),
         ("shufflenet", {"blocks": ((250, 4, 2),)}, "a unit from 24 to 250 channels with model.groups=3; allowed"),

@@ -33,8 +33,18 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return x * hard_sigmoid(x)
 
 
-ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard_swish}
-"""The words of spec rows, as the layers take them."""
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), also called swish (Elfwing et al. 2018; Ramachandran et al. 2017)."""
+    return x * jax.nn.sigmoid(x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, not its tanh approximation (Hendrycks and Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard_swish, "silu": silu, "gelu": gelu}
+"""name -> clip or function, for every name in `specs.ACTIVATION_NAMES`."""
 
 
 def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, padding: str) -> Padding:

@@ -14,7 +14,10 @@ ACTIVATIONS: Mapping[str, tuple[float, float]] = {
     "relu": (0.0, float("inf")),
     "relu6": (0.0, 6.0),
 }
-"""name -> (low, high): those of V1 and V2 are clips, so arms that differ in them share one compiled program."""
+"""name -> (low, high) of the activations that are clips: arms that differ in their bounds share a compiled program."""
+
+ACTIVATION_NAMES = (*ACTIVATIONS, "hard_swish", "silu", "gelu")
+"""All activations: the clips, and those that `models.layers` has as functions."""
 
 
 class Spec(NamedTuple):
@@ -358,13 +361,14 @@ COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "v3": {"kernel": int, "expanded": int, "channels": int, "squeeze": bool, "act": str, "stride": int},
 }
 
-_ALSO = {"t": ", t also a fraction", "squeeze": ", squeeze True or False, act a word"}
+_ALSO = {"t": ", t also a fraction", "squeeze": f", squeeze True or False, act of {', '.join(ACTIVATION_NAMES)}"}
 
 
 def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) -> None:
     for row in rows:
         if len(row) != len(columns) or not all(
-            isinstance(entry, kind) and (isinstance(entry, bool | str) or entry > 0)
+            isinstance(entry, kind)
+            and (isinstance(entry, bool) or (entry in ACTIVATION_NAMES if isinstance(entry, str) else entry > 0))
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
