@@ -181,7 +181,7 @@ def test_a_built_network_counts_as_its_config():
     cfg = network("s8", num_classes=10, formulation="shift")
     module = models.structure(cfg)
     assert cost.count(module, 32) == cost.count(cfg, 32)
-    assert module.stem.style.formulation == "shift"
+    assert module.stem.config.formulation == "shift"
 
 
 def test_an_unknown_operation_is_reported():
@@ -292,3 +292,10 @@ def test_xla_counts_what_is_listed(capsys):
 def test_the_door_takes_a_resolution_at_its_word():
     with pytest.raises(ValueError, match="0x0x3; allowed: sizes of at least 1"):
         door.main(["mobilenet_v2", "--resolution", "0"])
+
+
+@pytest.mark.parametrize("act", ["hard_swish", "silu", "gelu"])
+def test_an_activation_is_one_layer_whatever_its_operations(act):
+    plain, other = (cost.count(network("s8", act=name), 32) for name in ("relu6", act))
+    assert not other.unknown
+    assert [(layer.name, layer.type) for layer in other.layers] == [(layer.name, layer.type) for layer in plain.layers]

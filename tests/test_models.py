@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from mnet_jax import config, cost, models
-from mnet_jax.models import specs, weights
+from mnet_jax.models import layers, specs, weights
 from mnet_jax.models.layers import ConvNorm, FakeQuant, hard_swish
 
 
@@ -143,6 +144,40 @@ def test_every_parameter_has_a_gradient(family, fields):
         assert jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
+def test_every_activation_has_a_clip_or_a_function():
+    assert tuple(layers.ACTIVATIONS) == specs.ACTIVATION_NAMES
+
+
+@pytest.mark.parametrize("name", ["hard_swish", "silu", "gelu"])
+def test_activations_that_are_no_clips(name):
+    x = np.linspace(-8, 8, 99)
+    expected = {
+        "hard_swish": x * np.clip(x + 3, 0, 6) / 6,
+        "silu": x / (1 + np.exp(-x)),
+        "gelu": x * scipy.stats.norm.cdf(x),
+    }
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x)), expected[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", ["v1", "v2"])
+def test_the_activation_is_that_of_stem_and_blocks(family):
+    """Every norm's output is a fixed number, so the endpoints are the activation of it."""
+    for act in specs.ACTIVATION_NAMES:
+        cfg = tiny(family, act=act)
+        config.override(config.default(), {"model.act": act})
+        model = models.structure(cfg)
+        model.eval()
+        for _, layer in nnx.iter_graph(model):
+            if isinstance(layer, ConvNorm):
+                layer.bias[...] = jnp.full_like(layer.bias[...], -0.5)
+        _, endpoints = model(images())
+        expected = float(layers.activate(jnp.float32(-0.5), layers.ACTIVATIONS[act]))
+        names = ("stem", "block2/depthwise", *(("block2/expansion", "head") if family == "v2" else ("block2",)))
+        for name in names:
+            np.testing.assert_allclose(endpoints[name], expected, rtol=1e-6)
+
+
 def test_training_moves_the_statistics_and_evaluation_does_not():
     model = models.build(tiny(), nnx.Rngs(0))
     start = model.stem.mean[...].copy()
@@ -181,8 +216,8 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_a_folded_norm_is_the_norm(kind, act):
     arguments, fields = LAYERS[kind]
     with jax.enable_x64(True):
-        style = specs.style(tiny(formulation="shift"))
-        graphdef, state = nnx.split(ConvNorm(style, *arguments, **fields))
+        layer_config = specs.layer_config(tiny(formulation="shift"))
+        graphdef, state = nnx.split(ConvNorm(layer_config, *arguments, **fields))
         layer = nnx.merge(graphdef, random_state(state))
         layer.eval()
         x_BHWC = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 5, 6)))
@@ -191,7 +226,7 @@ def test_a_folded_norm_is_the_norm(kind, act):
             np.asarray(getattr(layer, name)[...]) if hasattr(layer, name) else 1.0
             for name in ("scale", "bias", "mean", "var")
         )
-        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + style.norm_eps) * scale + bias
+        y_BHWC = (convolved_BHWC - mean) / np.sqrt(var + layer_config.norm_eps) * scale + bias
         assert 0.1 < np.mean(abs(y_BHWC) < 0.2) < 0.9
         y_BHWC = act(jnp.asarray(y_BHWC)) if callable(act) else np.clip(y_BHWC, *act)
         assert layer.folded()[1] is None
@@ -210,6 +245,44 @@ def test_a_folded_network_evaluates_as_the_plain_one(fields):
     assert logits[0].dtype == np.float64
     assert np.ptp(logits[0]) > 0.1
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-12, atol=1e-12)
+
+
+OTHER_VALUES = {
+    **{"width": 0.5, "stem": (8, 1), "last": 64, "divisor": 4, "act_bits": 8, "kernel_size": 5, "conv": "full"},
+    **{"act": "relu", "depth": "shallow", "expansion": 3, "project_act": "relu", "shortcut": "none", "split": 2},
+    **{"groups": 4, "in_channels": 1, "num_classes": 7, "dropout": 0.5, "padding": "symmetric", "init": "he"},
+    **{"formulation": "lax", "dtype": "bfloat16", "norm.momentum": 0.5, "norm.eps": 0.1, "norm.group": 7},
+}
+"""A value that is not the default for each field of `config.model` but the name and the rows."""
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet", "vgg16"])
+def test_a_network_reads_the_fields_that_it_names_and_no_other_may_be_set(name):
+    assert {*OTHER_VALUES, "name", "blocks"} == {key.removeprefix("model.") for key in config.KNOBS if "model." in key}
+    base = {"model.name": name} | ({"model.width": 0.1} if "width" in specs.fields(name) else {})
+    plain = specs.resolve(config.unflatten(base).model)
+    for field, value in OTHER_VALUES.items():
+        cfg = config.unflatten(base | {f"model.{field}": value})
+        cfg.train.batch_size = 7 * 96
+        if field in specs.fields(name):
+            config.check(cfg)
+            assert specs.resolve(cfg.model) != plain, field
+        else:
+            with pytest.raises(ValueError, match=f"model.{field}=.* means nothing to {name}; allowed: the default"):
+                config.check(cfg)
+
+
+def test_v3_without_shortcuts_adds_nothing():
+    """With the projection's scale at 0 a block with a shortcut returns its input, and one without returns 0."""
+    for shortcut in ("bottleneck", "none"):
+        cfg = model_config("mobilenet_v3_small", shortcut=shortcut, width=0.25)
+        model = models.structure(cfg)
+        model.eval()
+        channels = specs.network(cfg).blocks[1].channels
+        block = model.blocks[2]  # of stride 1 with as many inputs as outputs
+        block.project.scale[...] = jnp.zeros_like(block.project.scale[...])
+        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), specs.ACTIVATIONS["linear"], None)
+        assert jnp.all(y_BHWC == float(shortcut == "bottleneck"))
 
 
 def test_width_multiplier_keeps_the_last_convolution_below_one():
@@ -282,7 +355,7 @@ def test_simulated_integers_of_relu6_are_multiples_of_a_fixed_step(bits):
 
 
 def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_average_later():
-    layer = FakeQuant(specs.style(tiny(act_bits=4)))
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=4)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 1, 1, 8)), jnp.float32)
     q = layer(x, specs.ACTIVATIONS["linear"])
     step = float(x.max() - x.min()) / 15
@@ -298,7 +371,7 @@ def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_av
 
 
 def test_simulated_integers_pass_gradients_straight_through_and_survive_a_dead_map():
-    layer = FakeQuant(specs.style(tiny(act_bits=8)))
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=8)))
     layer.use_running_average = True
     slope = jax.grad(lambda x: jnp.sum(layer(x, specs.ACTIVATIONS["relu6"]) * x))(jnp.full((1, 1, 1, 2), 1.0))
     np.testing.assert_allclose(slope, 2, atol=6 / 255)

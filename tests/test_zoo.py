@@ -207,17 +207,17 @@ def test_shuffle_deals_out_the_groups():
     np.testing.assert_array_equal(shuffle(x_BHWC, 3)[0, 0, 0], [0, 2, 4, 1, 3, 5])
 
 
-@pytest.mark.parametrize("style", ["same", "symmetric", "valid", "ceil"])
+@pytest.mark.parametrize("padding", ["same", "symmetric", "valid", "ceil"])
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (2, 2)])
-def test_pools_see_the_pixels_of_the_image_only(style, size, stride):
+def test_pools_see_the_pixels_of_the_image_only(padding, size, stride):
     x_BHWC = np.random.default_rng(0).normal(size=(1, 8, 7, 2)).astype(np.float32) - 5
-    pad = layers.pad_widths(x_BHWC.shape[1:3], (size, size), stride, style)
+    pad = layers.pad_widths(x_BHWC.shape[1:3], (size, size), stride, padding)
     padded = np.pad(x_BHWC, ((0, 0), *pad, (0, 0)), constant_values=np.nan)
     tops, lefts = (range(0, n - size + 1, stride) for n in padded.shape[1:3])
     windows = [[padded[:, i : i + size, j : j + size] for j in lefts] for i in tops]
     for pool, reduce in ((layers.max_pool, np.nanmax), (layers.average_pool, np.nanmean)):
         expected = np.stack([np.stack([reduce(w, (1, 2)) for w in row], 1) for row in windows], 1)
-        np.testing.assert_allclose(pool(jnp.asarray(x_BHWC), size, stride, style), expected, rtol=1e-5)
+        np.testing.assert_allclose(pool(jnp.asarray(x_BHWC), size, stride, padding), expected, rtol=1e-5)
 
 
 def test_caffes_pooling_leaves_no_pixel_out():
@@ -246,8 +246,23 @@ def checked(name, **fields):
         ("resnet51", {}, r"model.name='resnet51'; did you mean 'resnet50'\?"),
         ("resnet50", {"width": 0.5}, "model.width=0.5 means nothing to resnet50; allowed: the default 1.0"),
         ("mobilenet_v2", {"groups": 2}, "model.groups=2 means nothing to mobilenet_v2; allowed: the default 3"),
+        ("mobilenet_v2", {"depth": "shallow"}, "model.depth='shallow' means nothing to mobilenet_v2"),
+        ("mobilenet_v1", {"project_act": "relu"}, "model.project_act='relu' means nothing to mobilenet_v1"),
+        ("mobilenet_v1", {"shortcut": "none"}, "model.shortcut='none' means nothing to mobilenet_v1"),
+        ("mobilenet_v1", {"split": 2}, "model.split=2 means nothing to mobilenet_v1"),
+        ("mobilenet_v1", {"expansion": 2}, "model.expansion=2 means nothing to mobilenet_v1"),
+        ("mobilenet_v3_large", {"split": 2}, "model.split=2 means nothing to mobilenet_v3_large"),
+        ("mobilenet_v3_large", {"shortcut": "expansion"}, "model.shortcut='expansion' on mobilenet_v3_large; allowed"),
+        ("mobilenet_v2", {"split": 2, "shortcut": "expansion"}, "model.split=2 with model.shortcut='expansion'"),
         ("mobilenet_v3_large", {"act": "relu"}, "model.act='relu' means nothing to mobilenet_v3_large"),
         ("mobilenet_v3_large", {"blocks": ((3, 16, 16, 1, "relu", 1),)}, r"not a row \(kernel, expanded, channels, "),
+        ("mobilenet_v3_large", {"blocks": ((3, 16, 16, True, "selu", 1),)}, "act of linear, relu, relu6, hard_swish, "),
+        (
+            "mobilenet_v2",
+            {"act": "selu"},
+            "model.act='selu'.*; allowed: .*'hard_swish', 'silu', 'gelu'",
+        ),
+        ("mobilenet_v2", {"project_act": "silu"}, "model.project_act='silu'.*; allowed: 'linear', 'relu', 'relu6'$"),
         ("shufflenet", {"width": 0}, "model.width=0; allowed: at least"),
         ("shufflenet", {"groups": 5}, "model.groups=5; allowed: 1, 2, 3, 4, 8"),
         ("shufflenet", {"blocks": ((250, 4, 2),)}, "a unit from 24 to 250 channels with model.groups=3; allowed"),

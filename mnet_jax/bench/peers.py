@@ -111,18 +111,18 @@ def _layers(shapes: Sequence[Any]) -> Run:
     from mnet_jax.models import specs
     from mnet_jax.models.layers import Conv, Dense
 
-    style, relu6 = specs.style(config.default().model), specs.ACTIVATIONS["relu6"]
+    layer_config, relu6 = specs.layer_config(config.default().model), specs.ACTIVATIONS["relu6"]
     modules, images = nnx.List(), []
     for kernel, stride, groups, input_shape, output_shape in shapes:
         inputs, outputs = input_shape[-1], output_shape[-1]
         if len(input_shape) == 1:
             modules.append(Dense(inputs, outputs))
         elif groups == inputs == outputs > 1:
-            modules.append(Conv(style, "depthwise", inputs, outputs, tuple(kernel), stride[0]))
+            modules.append(Conv(layer_config, "depthwise", inputs, outputs, tuple(kernel), stride[0]))
         elif groups == 1 and kernel == [1, 1] and stride == [1, 1]:
-            modules.append(Conv(style, "pointwise", inputs, outputs))
+            modules.append(Conv(layer_config, "pointwise", inputs, outputs))
         else:
-            modules.append(Conv(style, "dense", inputs, outputs, tuple(kernel), stride[0], groups=groups))
+            modules.append(Conv(layer_config, "dense", inputs, outputs, tuple(kernel), stride[0], groups=groups))
         images.append(np.ones((1, *input_shape), np.float32))
     graphdef, state = nnx.split(modules)
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mnet_jax.config.table import FIELDS, NOT_PROGRAM
 from mnet_jax.errors import UserError
 from mnet_jax.fields import Field, coerce, nearest
-from mnet_jax.models.specs import resolve, unused
+from mnet_jax.models import specs
 from mnet_jax.tasks import TASKS
 
 
@@ -96,7 +96,8 @@ def check(config: ConfigDict, where: str = "config") -> None:
 
 def _check_training(flat: Mapping[str, Any], config: ConfigDict) -> None:
     batch, group = flat["train.batch_size"], flat["model.norm.group"]
-    for name in (f"model.{key}" for key in unused(flat["model.name"])):
+    read = {f"model.{field}" for field in specs.fields(flat["model.name"])}
+    for name in (name for name in flat if name.startswith("model.") and name not in read):
         if flat[name] != FIELDS[name].default:
             raise UserError(
                 f"{name}={flat[name]!r} means nothing to {flat['model.name']}; "
@@ -125,7 +126,7 @@ def _check_training(flat: Mapping[str, Any], config: ConfigDict) -> None:
     if not all(isinstance(row, tuple) for row in flat["model.blocks"]):
         raise UserError(f"model.blocks={flat['model.blocks']!r}; allowed: a tuple of rows, each a tuple")
     try:
-        resolve(config.model)
+        specs.resolve(config.model)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mnet_jax.fields import COUNT, FRACTION, NONNEGATIVE, POSITIVE, Field, Range
-from mnet_jax.models.specs import ACTIVATIONS, NETWORKS, ZOO
+from mnet_jax.models.specs import ACTIVATION_NAMES, ACTIVATIONS, NETWORKS, ZOO
 from mnet_jax.tasks import TASKS
 
 SEEDS = Range(1, 9_999)
@@ -39,7 +39,7 @@ _COMMON: Mapping[str, Field] = {
     "model.expansion": Field(0, "t of every V2 block that expands; 0 = the rows'", NONNEGATIVE),
     "model.project_act": Field("linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=ACTIVATIONS.__getitem__),
     "model.shortcut": Field("bottleneck", "what V2's shortcuts join (V2 Fig. 6b)", ("bottleneck", "expansion", "none")),
-    "model.act": Field("relu6", "activation everywhere else", tuple(ACTIVATIONS)),
+    "model.act": Field("relu6", "activation everywhere else", ACTIVATION_NAMES),
     "model.padding": Field("same", "same = TensorFlow's, symmetric = PyTorch's", ("same", "symmetric")),
     "model.init": Field(
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")

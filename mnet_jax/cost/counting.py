@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen, nnx
 
 from mnet_jax import config, models
+from mnet_jax.models.specs import LayerConfig
 
 CONVOLUTIONS = ("conv", "depthwise conv", "grouped conv", "transposed conv")
 WEIGHTED = (*CONVOLUTIONS, "dense")
@@ -198,8 +199,8 @@ def _scope(network: nnx.Module) -> dict[str, nnx.Module]:
     modules: dict[Any, Any] = {path: node for path, node in nnx.iter_graph(network) if isinstance(node, nnx.Module)}
     scopes = {}
     for path, module in modules.items():
-        if hasattr(module, "style") and hasattr(module.style, "formulation"):
-            module.style = module.style._replace(formulation="lax")
+        if isinstance(getattr(module, "config", None), LayerConfig):
+            module.config = module.config._replace(formulation="lax")
         if path:
             scopes[".".join(map(str, path))] = module
             module.__class__ = _scoped(type(module))

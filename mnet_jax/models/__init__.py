@@ -11,7 +11,7 @@ def structure(model: Any, **sizes: int) -> Any:
     from mnet_jax.models import mobilenet, specs, zoo  # specs need no jax, and --help should be quick
 
     if model.name in specs.ZOO:
-        return zoo.NETWORKS[model.name](specs.published(model), **sizes)
+        return zoo.NETWORKS[model.name](specs.zoo_network(model), **sizes)
     return mobilenet.MobileNet(specs.network(model), **sizes)
 
 

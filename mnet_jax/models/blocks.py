@@ -1,4 +1,9 @@
-"""The blocks of MobileNetV1 and V2: they own the structure, the network's spec owns the flavor.
+"""The blocks of MobileNetV1, V2 and V3: what they compute is decided here, with which settings by the network's spec.
+
+A block is constructed with (net, block, inputs): the `Network`, the block's row and the number of input channels. It is
+called with (x_BHWC, project_bounds, previous_depthwise) and returns the output and the inner feature maps by name.
+`project_bounds` is (low, high) of the clip behind V2's and V3's projection; `previous_depthwise` is the map "depthwise"
+of the block before, None for the first block.
 
 Shape letters: B images, H W height and width, C channels in or out, E expanded channels, I O input and output channels.
 """
@@ -8,10 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from mnet_jax.models.layers import Bounds, ConvNorm
-from mnet_jax.models.specs import ACTIVATIONS, Block, Network
+from mnet_jax.errors import UserError
+from mnet_jax.models.layers import ACTIVATIONS, Bounds, ConvNorm, SqueezeExcite, hard_sigmoid
+from mnet_jax.models.specs import Block, Network
 from mnet_jax.ops.norm import affine_act
 from mnet_jax.ops.pointwise import pointwise
+
+Endpoints = dict[str, jax.Array]
 
 
 class SeparableBlock(nnx.Module):
@@ -21,16 +29,18 @@ class SeparableBlock(nnx.Module):
     """
 
     def __init__(self, net: Network, block: Block, inputs: int):
-        self.act, style, size, stride = ACTIVATIONS[net.act], net.style, net.kernel_size, block.stride
+        self.act, config, size, stride = ACTIVATIONS[net.act], net.layer_config, net.kernel_size, block.stride
         if net.conv == "full":
-            self.dense = ConvNorm(style, "dense", inputs, block.channels, size, stride)
+            self.dense = ConvNorm(config, "dense", inputs, block.channels, size, stride)
         else:
-            self.depthwise = ConvNorm(style, "depthwise", inputs, inputs, size, stride)
-            self.pointwise = ConvNorm(style, "pointwise", inputs, block.channels)
+            self.depthwise = ConvNorm(config, "depthwise", inputs, inputs, size, stride)
+            self.pointwise = ConvNorm(config, "pointwise", inputs, block.channels)
 
-    def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
-        """Returns the output and the block's inner endpoints; `project` and `filtered` are V2's."""
-        del project, filtered
+    def __call__(
+        self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
+    ) -> tuple[jax.Array, Endpoints]:
+        """Returns the output and {"depthwise"}, which `conv="full"` does not have."""
+        del project_bounds, previous_depthwise
         if hasattr(self, "dense"):
             return self.dense(x_BHWC, self.act), {}
         d_BHWC = self.depthwise(x_BHWC, self.act)
@@ -40,63 +50,98 @@ class SeparableBlock(nnx.Module):
 class InvertedResidual(nnx.Module):
     """V2's block (Sandler et al. 2018, section 3.3, Table 1): 1x1 expansion, depthwise, 1x1 linear bottleneck.
 
-    `net.shortcut`: "bottleneck" adds the input where stride and channels agree; "expansion" adds to the depthwise
-    output that of the previous block, with what was added to it, where shapes agree (section 6.2, Figure 6b); "none"
-    adds nothing. With `net.split` > 1 an evaluation holds only that part of the expansion at a time (section 5.1).
+    `net.shortcut`: "bottleneck" adds the input where stride and channels agree; "expansion" adds the previous block's
+    depthwise output, after that block's own addition, to this one's where shapes agree (section 6.2, Figure 6b); "none"
+    adds nothing. With `net.split` > 1 an evaluation computes the expansion in that many parts (section 5.1).
     """
 
     def __init__(self, net: Network, block: Block, inputs: int):
-        self.act, self.shortcut, style = ACTIVATIONS[net.act], net.shortcut, net.style
+        self.act, self.shortcut, config = ACTIVATIONS[net.act], net.shortcut, net.layer_config
         self.split = net.split if block.expand else 1
         if block.expanded % self.split or (self.split > 1 and net.conv == "full"):
-            raise ValueError(
+            raise UserError(
                 f"model.split={self.split} and model.conv={net.conv!r} on an expansion of {block.expanded} channels; "
                 "allowed: a divisor of them, and depthwise"
             )
         if block.expand:
-            self.expand = ConvNorm(style, "pointwise", inputs, block.expanded)
+            self.expand = ConvNorm(config, "pointwise", inputs, block.expanded)
         kind, size = "dense" if net.conv == "full" else "depthwise", net.kernel_size
-        self.depthwise = ConvNorm(style, kind, block.expanded, block.expanded, size, block.stride)
-        self.project = ConvNorm(style, "pointwise", block.expanded, block.channels)
+        self.depthwise = ConvNorm(config, kind, block.expanded, block.expanded, size, block.stride)
+        self.project = ConvNorm(config, "pointwise", block.expanded, block.channels)
 
-    def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
-        """Returns the output and {"expansion", "depthwise"}; `filtered` is the previous block's "depthwise".
-
-        In an evaluation with `net.split` > 1 these two endpoints never exist as a whole, and are left out.
-        """
+    def __call__(
+        self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
+    ) -> tuple[jax.Array, Endpoints]:
+        """Returns the output and {"expansion", "depthwise"}, which an evaluation in parts never computes as a whole."""
         if self.split > 1 and self.project.use_running_average:
-            return self._shortcut(x_BHWC, self._project_in_parts(x_BHWC, project)), {}
-        if hasattr(self, "expand"):
-            e_BHWE, d_BHWE = self.expand.then(self.depthwise, x_BHWC, self.act)
-        else:
-            e_BHWE, d_BHWE = x_BHWC, self.depthwise(x_BHWC, self.act)
-        if self.shortcut == "expansion" and filtered is not None and filtered.shape == d_BHWE.shape:
-            d_BHWE = d_BHWE + filtered
-        y_BHWC = self._shortcut(x_BHWC, self.project(d_BHWE, project))
+            return self._add_input(x_BHWC, self._project_in_parts(x_BHWC, project_bounds)), {}
+        e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
+        if self.shortcut == "expansion" and previous_depthwise is not None and previous_depthwise.shape == d_BHWE.shape:
+            d_BHWE = d_BHWE + previous_depthwise
+        y_BHWC = self._add_input(x_BHWC, self.project(d_BHWE, project_bounds))
         return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
 
-    def _shortcut(self, x_BHWC: jax.Array, y_BHWC: jax.Array) -> jax.Array:
+    def _expand_and_filter(self, x_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The expansion, which is the input where the block does not expand, and the depthwise output."""
+        if hasattr(self, "expand"):
+            return self.expand.fused_with_depthwise(self.depthwise, x_BHWC, self.act)
+        return x_BHWC, self.depthwise(x_BHWC, self.act)
+
+    def _add_input(self, x_BHWC: jax.Array, y_BHWC: jax.Array) -> jax.Array:
         joins = self.shortcut == "bottleneck" and y_BHWC.shape == x_BHWC.shape
         return y_BHWC + x_BHWC if joins else y_BHWC
 
     def _project_in_parts(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
         """The projection as a sum over groups of expanded channels (Sandler et al. 2018, section 5.1)."""
-        last, size = self.project, self.project.kernel.shape[0] // self.split
-        whole_EC, gain_C, shift_C = last.folded()
+        project, size = self.project, self.project.kernel.shape[0] // self.split
+        kernel_EO, gain_O, shift_O = project.folded()
 
         def part(index: jax.Array | int) -> jax.Array:
             # The projection's inputs are outputs of the two layers before it, and those the last axis of their arrays.
-            expand, filters = (_sliced(layer, index * size, size) for layer in (self.expand, self.depthwise))
-            kernel_EC = lax.dynamic_slice_in_dim(whole_EC, index * size, size, 0)
-            return pointwise(filters(expand(x_BHWC, self.act), self.act), kernel_EC, last.style.formulation)
+            expand, depthwise = (_sliced(layer, index * size, size) for layer in (self.expand, self.depthwise))
+            d_BHWE = depthwise(expand(x_BHWC, self.act), self.act)
+            part_EO = lax.dynamic_slice_in_dim(kernel_EO, index * size, size, 0)
+            return pointwise(d_BHWE, part_EO, project.config.formulation)
 
-        # A loop, as XLA would start all parts of a written-out sum at once, and hold them all.
-        zeros_BHWC = jnp.zeros_like(jax.eval_shape(part, 0))
-        y_BHWC = lax.fori_loop(0, self.split, lambda index, sum_BHWC: sum_BHWC + part(index), zeros_BHWC)
-        return affine_act(y_BHWC, gain_C, shift_C, *bounds)
+        # A loop, as XLA would start all parts of a written-out sum at once, with all their feature maps in memory.
+        zeros_BHWO = jnp.zeros_like(jax.eval_shape(part, 0))
+        y_BHWO = lax.fori_loop(0, self.split, lambda index, sum_BHWO: sum_BHWO + part(index), zeros_BHWO)
+        return affine_act(y_BHWO, gain_O, shift_O, *bounds)
 
 
 def _sliced(layer: ConvNorm, start: jax.Array | int, size: int) -> ConvNorm:
     """The layer with `size` of its output channels, from `start` on."""
     graphdef, state = nnx.split(layer)
     return nnx.merge(graphdef, jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, start, size, -1), state))
+
+
+class SqueezedResidual(InvertedResidual):
+    """V3's block (Howard et al. 2019, Figure 4): V2's, with squeeze-and-excite behind the depthwise convolution.
+
+    Kernel size, activation and squeeze-and-excite are the row's; the gate is a hard sigmoid, as in the released code.
+    `net.shortcut` is "bottleneck" or "none".
+    """
+
+    def __init__(self, net: Network, block: Block, inputs: int):
+        self.act, self.shortcut, config = ACTIVATIONS[block.act], net.shortcut, net.layer_config
+        if block.expand:
+            self.expand = ConvNorm(config, "pointwise", inputs, block.expanded)
+        self.depthwise = ConvNorm(config, "depthwise", block.expanded, block.expanded, block.kernel_size, block.stride)
+        if block.squeezed:
+            self.excite = SqueezeExcite(config, block.expanded, block.squeezed, hard_sigmoid)
+        self.project = ConvNorm(config, "pointwise", block.expanded, block.channels)
+
+    def __call__(
+        self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
+    ) -> tuple[jax.Array, Endpoints]:
+        """Returns the output and {"expansion", "depthwise"}, the latter after squeeze-and-excite."""
+        del previous_depthwise
+        e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
+        if hasattr(self, "excite"):
+            d_BHWE = self.excite(d_BHWE)
+        y_BHWC = self._add_input(x_BHWC, self.project(d_BHWE, project_bounds))
+        return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
+
+
+BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
+"""The stock block of each family."""

@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from mnet_jax.errors import UserError
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
-from mnet_jax.models.specs import Style
+from mnet_jax.models.specs import LayerConfig
 from mnet_jax.ops import accumulator, choose, depthwise, filter, native, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
 
@@ -32,40 +33,50 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return x * hard_sigmoid(x)
 
 
-ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard_swish}
-"""The words of spec rows, as the layers take them."""
+def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), also called swish (Elfwing et al. 2018; Ramachandran et al. 2017)."""
+    return x * jax.nn.sigmoid(x)
 
 
-def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, style: str) -> Padding:
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, not its tanh approximation (Hendrycks and Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: Mapping[str, Activation] = {**specs.ACTIVATIONS, "hard_swish": hard_swish, "silu": silu, "gelu": gelu}
+"""name -> clip or function, for every name in `specs.ACTIVATION_NAMES`."""
+
+
+def pad_widths(hw: tuple[int, ...], size: tuple[int, ...], stride: int, padding: str) -> Padding:
     """Explicit padding of an (H, W) input.
 
-    `style`: "same" (TensorFlow's), "symmetric" (PyTorch's), "valid" (none), or "ceil" (Caffe's pooling: just enough
+    `padding`: "same" (TensorFlow's), "symmetric" (PyTorch's), "valid" (none), or "ceil" (Caffe's pooling: just enough
     after the end that no pixel is left out).
     """
-    if style == "valid":
+    if padding == "valid":
         return (0, 0), (0, 0)
-    if style == "ceil":
+    if padding == "ceil":
         rows, columns = ((0, (k - n) % stride) for n, k in zip(hw, size, strict=True))
         return rows, columns
-    return pads(hw, size[0], stride, style)[0], pads(hw, size[1], stride, style)[1]
+    return pads(hw, size[0], stride, padding)[0], pads(hw, size[1], stride, padding)[1]
 
 
-def computed(x: jax.Array, style: Style) -> jax.Array:
-    """In the type that the network computes in; "float32" leaves arrays as they are."""
-    return x if style.dtype == "float32" else x.astype(style.dtype)
+def cast(x: jax.Array, config: LayerConfig) -> jax.Array:
+    """The array in the type that convolutions compute in; "float32" leaves it as it is, also float64."""
+    return x if config.dtype == "float32" else x.astype(config.dtype)
 
 
 class Conv(nnx.Module):
     """Convolution, bias (where `bias`), activation.
 
     `kind` is "dense" (kernel RxSxI/GxO), "pointwise" (IxO) or "depthwise" (KxKxC); `size` a number or (rows, columns);
-    `groups` (dense only) cut input and output channels alike (Krizhevsky et al. 2012): ValueError where they do not
-    divide both. `padding` is a style of `pad_widths`, None = the style's.
+    `groups` (dense only) cut input and output channels alike (Krizhevsky et al. 2012): UserError where they do not
+    divide both. `padding` is as for `pad_widths`, None = the config's.
     """
 
     def __init__(
         self,
-        style: Style,
+        config: LayerConfig,
         kind: str,
         inputs: int,
         outputs: int,
@@ -77,23 +88,23 @@ class Conv(nnx.Module):
         bias: bool = True,
     ):
         if inputs % groups or outputs % groups:
-            raise ValueError(f"{groups} groups do not divide {inputs} input and {outputs} output channels")
+            raise UserError(f"{groups} groups do not divide {inputs} input and {outputs} output channels")
         rows, columns = (size, size) if isinstance(size, int) else size
         shape, fan_in = {
             "dense": ((rows, columns, inputs // groups, outputs), rows * columns * inputs // groups),
             "pointwise": ((inputs, outputs), inputs),
             "depthwise": ((rows, columns, outputs), rows * columns),
         }[kind]
-        self.style, self.kind, self.stride, self.groups = style, kind, stride, groups
-        self.padding = style.padding if padding is None else padding
-        self.kernel = kernel(shape, INITS[style.init].std(fan_in))
+        self.config, self.kind, self.stride, self.groups = config, kind, stride, groups
+        self.padding = config.padding if padding is None else padding
+        self.kernel = kernel(shape, INITS[config.init].std(fan_in))
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution alone, with a kernel of the shape of the layer's."""
-        x_BHWC, kernel = computed(x_BHWC, self.style), computed(kernel, self.style)
-        formulation = self.style.formulation
+        x_BHWC, kernel = cast(x_BHWC, self.config), cast(kernel, self.config)
+        formulation = self.config.formulation
         if self.kind == "pointwise":
             return pointwise.pointwise(x_BHWC, kernel, formulation)
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, self.padding)
@@ -115,31 +126,32 @@ class Conv(nnx.Module):
         """Returns y_BHWC after `act`."""
         y_BHWC = self.convolve(x_BHWC, self.kernel[...])
         if hasattr(self, "bias"):
-            y_BHWC = y_BHWC + computed(self.bias[...], self.style)[None, None, None]
+            y_BHWC = y_BHWC + cast(self.bias[...], self.config)[None, None, None]
         return activate(y_BHWC, act)
 
 
 class FakeQuant(nnx.Module):
     """Rounds feature maps to the integers of `bits` bits and back (Jacob et al. 2018, section 3.2, equation 12).
 
-    The step is that of the range from lowest to highest value, widened to hold 0, which is an integer itself. A bound
-    that the activation fixes, such as ReLU6's, is the range's; the others are those of the batch in training, and in
-    evaluation their running averages, which decay as the norm's do. The gradient goes straight through.
+    The integers are equally spaced over a range that is widened to contain 0, and 0 is one of them. An end of the range
+    is the activation's bound where that is finite, such as both of ReLU6's; otherwise it is the smallest or largest
+    value of the batch in training, and in evaluation the running average of these, which decays as the norm's averages
+    do. The gradient is passed on unchanged (straight-through estimator).
     """
 
-    def __init__(self, style: Style):
-        self.levels, self.momentum, self.use_running_average = 2**style.act_bits - 1, style.norm_momentum, False
+    def __init__(self, config: LayerConfig):
+        self.levels, self.momentum, self.use_running_average = 2**config.act_bits - 1, config.norm_momentum, False
         self.low, self.high = (nnx.BatchStat(jnp.zeros((), jnp.float32)) for _ in range(2))
 
     def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
-        """Returns q_BHWC; `bounds` are those of the activation that made x."""
+        """Returns q_BHWC; `bounds` are (low, high) of the activation that computed x_BHWC, infinite if it has none."""
         exact_BHWC = lax.stop_gradient(x_BHWC).astype(jnp.float32)
         ends = []
-        for held, of_batch, bound in zip((self.low, self.high), (jnp.min, jnp.max), bounds, strict=True):
-            end = held[...]
+        for average, reduce, bound in zip((self.low, self.high), (jnp.min, jnp.max), bounds, strict=True):
+            end = average[...]
             if not self.use_running_average:
-                end = of_batch(exact_BHWC)
-                held.set_value(self.momentum * held[...] + (1 - self.momentum) * end)
+                end = reduce(exact_BHWC)
+                average.set_value(self.momentum * average[...] + (1 - self.momentum) * end)
             ends.append(jnp.where(jnp.isfinite(bound), bound, end))
         low, high = jnp.minimum(ends[0], 0.0), jnp.maximum(ends[1], 0.0)
         step = jnp.maximum((high - low) / self.levels, jnp.finfo(jnp.float32).tiny)
@@ -152,24 +164,26 @@ class FakeQuant(nnx.Module):
 class ConvNorm(Conv):
     """Convolution without bias, batch norm, activation; `kind` and the rest as for `Conv`.
 
-    With `style.act_bits` the output is rounded to so many bits (`FakeQuant`); sums at shortcuts stay exact. The module
-    has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates `mean`
-    and `var`. With `learn_scale=False` the norm has no scale of its own (Inception V3).
+    With `config.act_bits` the output is rounded to that many bits (`FakeQuant`); sums at shortcuts stay exact. The
+    module has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates
+    the running averages `mean` and `var`. With `learn_scale=False` the norm has no scale (Inception V3).
     """
 
-    def __init__(self, style: Style, kind: str, inputs: int, outputs: int, *args, learn_scale: bool = True, **kwargs):
-        super().__init__(style, kind, inputs, outputs, *args, **kwargs)
+    def __init__(
+        self, config: LayerConfig, kind: str, inputs: int, outputs: int, *args, learn_scale: bool = True, **kwargs
+    ):
+        super().__init__(config, kind, inputs, outputs, *args, **kwargs)
         self.use_running_average = False
         if learn_scale:
             self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
-        if style.act_bits:
-            self.quantize = FakeQuant(style)
+        if config.act_bits:
+            self.quantize = FakeQuant(config)
 
     def __call__(self, x_BHWC: jax.Array, act: Activation) -> jax.Array:
         """Returns y_BHWC after `act`."""
-        style = self.style
+        config = self.config
         low, high = LINEAR if callable(act) else act
         if self.use_running_average:
             kernel, gain_C, shift_C = self.folded()
@@ -180,55 +194,61 @@ class ConvNorm(Conv):
                 *self._scale_and_bias(),
                 low,
                 high,
-                style.norm_eps,
-                style.norm_group,
-                style.formulation,
+                config.norm_eps,
+                config.norm_group,
+                config.formulation,
             )
             self._average(mean, var)
         y_BHWC = act(y_BHWC) if callable(act) else y_BHWC
         return self.quantize(y_BHWC, (low, high)) if hasattr(self, "quantize") else y_BHWC
 
-    def then(self, filters: "ConvNorm", x_BHWC: jax.Array, act: Activation) -> tuple[jax.Array, jax.Array]:
-        """Returns the outputs of this layer and of a depthwise one behind it, after `act` each.
+    def fused_with_depthwise(
+        self, depthwise: "ConvNorm", x_BHWC: jax.Array, act: Activation
+    ) -> tuple[jax.Array, jax.Array]:
+        """Calls this layer, then `depthwise` on its output: (y_BHWC, z_BHWC), both after `act`.
 
-        In training on a CPU they are one compiled operation, and the first output is computed only if it is used.
+        In training on a CPU one compiled operation takes the convolution's output through this layer's norm, the
+        depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC that is returned comes
+        from a plain norm of the same convolution, which XLA removes as dead code from a program that does not use it:
+        a compiled training step, which uses z_BHWC only, computes nothing twice.
         """
-        style = self.style
-        x_BHWC = computed(x_BHWC, style)
+        config = self.config
+        x_BHWC = cast(x_BHWC, config)
         if (
             self.use_running_average
             or callable(act)
-            or style.act_bits
-            or filters.kind != "depthwise"
-            or not native.serves(style.formulation, x_BHWC.dtype)
+            or config.act_bits
+            or depthwise.kind != "depthwise"
+            or not native.serves(config.formulation, x_BHWC.dtype)
         ):
             y_BHWC = self(x_BHWC, act)
-            return y_BHWC, filters(y_BHWC, act)
-        x_BHWC, eps, group = self.convolve(x_BHWC, self.kernel[...]), style.norm_eps, style.norm_group
-        y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, style.formulation)
-        kernel = filters.kernel[...]
-        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], filters.stride, filters.padding)
-        inner, outer = (filter.Affine(*layer._scale_and_bias()) for layer in (self, filters))
+            return y_BHWC, depthwise(y_BHWC, act)
+        x_BHWC, eps, group = self.convolve(x_BHWC, self.kernel[...]), config.norm_eps, config.norm_group
+        y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, config.formulation)
+        kernel = depthwise.kernel[...]
+        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], depthwise.stride, depthwise.padding)
+        inner, outer = (filter.Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
         z_BHWC, *moments = filter.norm_depthwise_norm(
-            x_BHWC, inner, kernel, outer, *act, eps, group, filters.stride, pad
+            x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad
         )
-        for layer, (mean, var) in zip((self, filters), moments, strict=True):
+        for layer, (mean, var) in zip((self, depthwise), moments, strict=True):
             layer._average(mean, var)
         return y_BHWC, z_BHWC
 
     def _average(self, mean: jax.Array, var: jax.Array) -> None:
-        momentum = self.style.norm_momentum
+        momentum = self.config.norm_momentum
         self.mean.set_value(momentum * self.mean[...] + (1 - momentum) * mean)
         self.var.set_value(momentum * self.var[...] + (1 - momentum) * var)
 
     def folded(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-        """(kernel, gain_C, shift_C) of an evaluation: the convolution with this kernel, times gain, plus shift.
+        """(kernel, gain_C, shift_C) of an evaluation: convolve with `kernel`, multiply by `gain_C`, add `shift_C`.
 
-        The gain is part of the kernel, and None, but for "lax", which keeps the arithmetic as the papers write it.
+        The gain is part of the kernel, and `gain_C` None, except for the formulation "lax", which keeps the arithmetic
+        as the papers write it.
         """
         kernel = self.kernel[...]
-        gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.style.norm_eps)
-        if choose(self.style.formulation, accelerator="shift") == "lax":
+        gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.config.norm_eps)
+        if choose(self.config.formulation, accelerator="shift") == "lax":
             return kernel, gain_C, shift_C
         gain = gain_C.reshape((1,) * (kernel.ndim - 1) + (-1,))  # output channels are the last axis of every kind
         return (kernel.astype(gain.dtype) * gain).astype(kernel.dtype), None, shift_C
@@ -249,9 +269,9 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, x_BC: jax.Array, act: Activation = LINEAR) -> jax.Array:
-        """Returns y_BC after `act`; an input of other channels is a ValueError."""
+        """Returns y_BC after `act`; UserError where the input has another number of channels."""
         if x_BC.shape[1] != self.kernel.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f"the dense layer takes {self.kernel.shape[0]} features, these images make {x_BC.shape[1]}; "
                 "allowed: the resolution that the network was built for"
             )
@@ -262,8 +282,8 @@ class Dense(nnx.Module):
 class SqueezeExcite(nnx.Module):
     """Multiplies each channel by a gate computed from the means of all (Hu et al. 2018, section 3)."""
 
-    def __init__(self, style: Style, channels: int, squeezed: int, gate: Callable[[jax.Array], jax.Array]):
-        std = INITS[style.init].std
+    def __init__(self, config: LayerConfig, channels: int, squeezed: int, gate: Callable[[jax.Array], jax.Array]):
+        std = INITS[config.init].std
         self.gate = gate
         self.squeeze = Dense(channels, squeezed, std(channels))
         self.excite = Dense(squeezed, channels, std(squeezed))
@@ -275,25 +295,25 @@ class SqueezeExcite(nnx.Module):
 
 
 def activate(x: jax.Array, act: Activation) -> jax.Array:
-    """Applies a clip to its bounds, or a function."""
+    """Applies `act`, a clip or a function."""
     if callable(act):
         return act(x)
     return x if act == LINEAR else jnp.clip(x, *act)
 
 
 def global_mean(x_BHWC: jax.Array) -> jax.Array:
-    """Mean over the image: x_BC, in the type that sums are kept in."""
+    """Mean over height and width: x_BC, in the accumulator's type of x_BHWC (float32 for 16-bit floats)."""
     return jnp.mean(x_BHWC, axis=(1, 2), dtype=accumulator(x_BHWC.dtype))
 
 
-def max_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.Array:
-    """Maximum over windows; `style` as in `pad_widths`."""
-    return _pool(x_BHWC, size, stride, style, -jnp.inf, lax.max)[0]
+def max_pool(x_BHWC: jax.Array, size: int, stride: int, padding: str) -> jax.Array:
+    """Maximum over windows; `padding` is as for `pad_widths`."""
+    return _pool(x_BHWC, size, stride, padding, -jnp.inf, lax.max)[0]
 
 
-def average_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.Array:
-    """Mean over windows, of the pixels that are in the image; `style` as in `pad_widths`."""
-    total_BHWC, pad = _pool(x_BHWC, size, stride, style, 0.0, lax.add)
+def average_pool(x_BHWC: jax.Array, size: int, stride: int, padding: str) -> jax.Array:
+    """Mean over the pixels of each window that lie in the image; `padding` is as for `pad_widths`."""
+    total_BHWC, pad = _pool(x_BHWC, size, stride, padding, 0.0, lax.add)
     rows, columns = (
         np.convolve(np.pad(np.ones(n), around), np.ones(size), "valid")[::stride]
         for n, around in zip(x_BHWC.shape[1:3], pad, strict=True)
@@ -301,9 +321,9 @@ def average_pool(x_BHWC: jax.Array, size: int, stride: int, style: str) -> jax.A
     return total_BHWC * jnp.asarray(1 / np.outer(rows, columns)[None, ..., None], x_BHWC.dtype)
 
 
-def _pool(x_BHWC, size, stride, style, start, reduce):
+def _pool(x_BHWC, size, stride, padding, start, reduce):
     window = (size, size)
-    pad = pad_widths(x_BHWC.shape[1:3], window, stride, style)
+    pad = pad_widths(x_BHWC.shape[1:3], window, stride, padding)
     output_size(x_BHWC.shape[1:3], window, stride, pad)
     around, start = ((0, 0), *pad, (0, 0)), np.asarray(start, x_BHWC.dtype)
     return lax.reduce_window(x_BHWC, start, reduce, (1, *window, 1), (1, stride, stride, 1), around), pad

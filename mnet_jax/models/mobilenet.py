@@ -5,51 +5,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from mnet_jax.models.blocks import InvertedResidual, SeparableBlock
+from mnet_jax.models.blocks import BLOCKS
 from mnet_jax.models.init import INITS
-from mnet_jax.models.layers import (
-    ACTIVATIONS,
-    Bounds,
-    ConvNorm,
-    Dense,
-    SqueezeExcite,
-    global_mean,
-    hard_sigmoid,
-)
-from mnet_jax.models.specs import Block, Network
-
-
-class SqueezedResidual(nnx.Module):
-    """V3's block (Howard et al. 2019, Figure 4): V2's, with squeeze-and-excite behind the depthwise convolution.
-
-    Kernel size, activation and squeeze-and-excite are the row's; the gate is a hard sigmoid, as in the released code.
-    """
-
-    def __init__(self, net: Network, block: Block, inputs: int):
-        self.act, self.shortcut, style = ACTIVATIONS[block.act], net.shortcut, net.style
-        if block.expand:
-            self.expand = ConvNorm(style, "pointwise", inputs, block.expanded)
-        self.depthwise = ConvNorm(style, "depthwise", block.expanded, block.expanded, block.kernel_size, block.stride)
-        if block.squeezed:
-            self.excite = SqueezeExcite(style, block.expanded, block.squeezed, hard_sigmoid)
-        self.project = ConvNorm(style, "pointwise", block.expanded, block.channels)
-
-    def __call__(self, x_BHWC: jax.Array, project: Bounds, filtered: jax.Array | None) -> tuple[jax.Array, dict]:
-        """Returns the output and {"expansion", "depthwise"}; shortcuts between expansions are V2's."""
-        del filtered
-        if hasattr(self, "expand"):
-            e_BHWE, d_BHWE = self.expand.then(self.depthwise, x_BHWC, self.act)
-        else:
-            e_BHWE, d_BHWE = x_BHWC, self.depthwise(x_BHWC, self.act)
-        if hasattr(self, "excite"):
-            d_BHWE = self.excite(d_BHWE)
-        y_BHWC = self.project(d_BHWE, project)
-        if self.shortcut == "bottleneck" and y_BHWC.shape == x_BHWC.shape:
-            y_BHWC = y_BHWC + x_BHWC
-        return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
-
-
-BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
+from mnet_jax.models.layers import ACTIVATIONS, ConvNorm, Dense, global_mean
+from mnet_jax.models.specs import Network
 
 
 class MobileNet(nnx.Module):
@@ -61,16 +20,16 @@ class MobileNet(nnx.Module):
     def __init__(self, net: Network):
         self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS[net.project_act]
         channels, stride = net.stem
-        self.stem = ConvNorm(net.style, "dense", net.in_channels, channels, 3, stride)
+        self.stem = ConvNorm(net.layer_config, "dense", net.in_channels, channels, 3, stride)
         self.blocks = nnx.List()
         for block in net.blocks:
             self.blocks.append(BLOCKS[net.family](net, block, channels))
             channels = block.channels
         if net.last:
-            self.head = ConvNorm(net.style, "pointwise", channels, net.last)
+            self.head = ConvNorm(net.layer_config, "pointwise", channels, net.last)
             channels = net.last
         if net.features:
-            self.features = Dense(channels, net.features, INITS[net.style.init].std(channels))
+            self.features = Dense(channels, net.features, INITS[net.layer_config.init].std(channels))
             channels = net.features
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Dense(channels, net.num_classes)
@@ -90,12 +49,12 @@ class MobileNet(nnx.Module):
           logits_BK, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
           "block1/depthwise".., "head", "pooled", and V3's "features".
         """
-        project = self.project_act if knobs is None else (knobs.project_low, knobs.project_high)
+        project_bounds = self.project_act if knobs is None else (knobs.project_low, knobs.project_high)
         x = self.stem(images_BHWC, self.act)
         endpoints = {"stem": x}
         inner: dict[str, jax.Array] = {}
         for number, block in enumerate(self.blocks, 1):
-            x, inner = block(x, project, inner.get("depthwise"))
+            x, inner = block(x, project_bounds, inner.get("depthwise"))
             endpoints |= {f"block{number}/{name}": value for name, value in inner.items()}
             endpoints[f"block{number}"] = x
         if hasattr(self, "head"):

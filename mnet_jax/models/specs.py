@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mnet_jax.errors import UserError
+
 ACTIVATIONS: Mapping[str, tuple[float, float]] = {
     "linear": (-float("inf"), float("inf")),
     "relu": (0.0, float("inf")),
     "relu6": (0.0, 6.0),
 }
-"""name -> (low, high): those of V1 and V2 are clips, so arms that differ in them share one compiled program."""
+"""name -> (low, high) of the activations that are clips: arms that differ in their bounds share a compiled program."""
+
+ACTIVATION_NAMES = (*ACTIVATIONS, "hard_swish", "silu", "gelu")
+"""All activations: the clips, and those that `models.layers` has as functions."""
 
 
 class Spec(NamedTuple):
@@ -170,8 +175,8 @@ class Block(NamedTuple):
     squeezed: int = 0
 
 
-class Style(NamedTuple):
-    """What all layers of a network share: padding, initialization, normalization, and how convolutions are computed.
+class LayerConfig(NamedTuple):
+    """The settings that all layers of a network share: padding, initialization, norm, how convolutions are computed.
 
     `dtype` is that of convolutions and feature maps; parameters, statistics and the dense layers stay in float32.
     """
@@ -207,11 +212,11 @@ class Network:
     project_act: str
     dropout: float
     split: int
-    style: Style
+    layer_config: LayerConfig
 
 
 @dataclass(frozen=True)
-class Published:
+class ZooNetwork:
     """A network of the zoo with every choice resolved.
 
     `width`, `groups`, `stem` and `blocks` are ShuffleNet's, as in the config; the others are as published.
@@ -221,27 +226,40 @@ class Published:
     in_channels: int
     num_classes: int
     dropout: float
-    style: Style
+    layer_config: LayerConfig
     width: float
     groups: int
     stem: tuple[int, int] | tuple[()]
     blocks: tuple[tuple[int, int, int], ...]
 
 
-def unused(name: str) -> tuple[str, ...]:
-    """The keys of `cfg.model` that mean nothing to this network, and so must have their defaults."""
-    if name in ZOO:
-        shufflenets = () if name == "shufflenet" else ("width", "groups", "stem", "blocks")
-        blocks = ("last", "divisor", "kernel_size", "conv", "depth", "expansion", "project_act", "shortcut")
-        return (*shufflenets, *blocks, "act", "split", "act_bits")
-    return ("groups", *(("kernel_size", "conv", "depth", "expansion", "act") if NETWORKS[name].family == "v3" else ()))
+RECIPE_FIELDS = (
+    *("name", "in_channels", "num_classes", "dropout", "padding", "init", "formulation", "dtype"),
+    *("norm.momentum", "norm.eps", "norm.group"),
+)
+"""Fields of `cfg.model` that a recipe sets for all networks alike, even for one that has no such layer."""
+
+_OF_ROWS = ("width", "stem", "blocks", "last", "divisor", "act_bits")
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "depth"),
+    "v2": (*_OF_ROWS, "kernel_size", "conv", "act", "expansion", "project_act", "shortcut", "split"),
+    "v3": (*_OF_ROWS, "project_act", "shortcut"),
+    "shufflenet": ("width", "stem", "blocks", "groups"),
+}
+"""Family, or network of the zoo, -> the fields of `cfg.model` that it reads besides those of a recipe."""
 
 
-def style(model: Any) -> Style:
-    """The `Style` of `cfg.model`."""
+def fields(name: str) -> tuple[str, ...]:
+    """The fields of `cfg.model` that this network reads; it ignores the others, which must have their defaults."""
+    return RECIPE_FIELDS + FIELDS.get(name if name in ZOO else NETWORKS[name].family, ())
+
+
+def layer_config(model: Any) -> LayerConfig:
+    """The `LayerConfig` of `cfg.model`."""
     norm = model.norm
     statistics = (norm.momentum, norm.eps, norm.group)
-    return Style(model.padding, model.init, *statistics, model.formulation, model.dtype, model.act_bits)
+    return LayerConfig(model.padding, model.init, *statistics, model.formulation, model.dtype, model.act_bits)
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -250,20 +268,20 @@ def make_divisible(channels: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def resolve(model: Any) -> Network | Published:
+def resolve(model: Any) -> Network | ZooNetwork:
     """Resolves `cfg.model` by its name; a ValueError where its fields do not go together."""
-    return published(model) if model.name in ZOO else network(model)
+    return zoo_network(model) if model.name in ZOO else network(model)
 
 
-def published(model: Any) -> Published:
+def zoo_network(model: Any) -> ZooNetwork:
     """Resolves a `cfg.model` of the zoo; rows that are not ShuffleNet's are a ValueError."""
     _check_rows(model.name, model.blocks, {"c": int, "n": int, "s": int})
-    return Published(
+    return ZooNetwork(
         name=model.name,
         in_channels=model.in_channels,
         num_classes=model.num_classes,
         dropout=model.dropout,
-        style=style(model),
+        layer_config=layer_config(model),
         width=model.width,
         groups=model.groups,
         stem=tuple(model.stem),
@@ -282,16 +300,13 @@ def network(model: Any) -> Network:
     stem_channels, stem_stride = tuple(model.stem) or spec.stem
     rows: tuple[tuple[Any, ...], ...] = tuple(tuple(row) for row in model.blocks) or spec.blocks
     _check_rows(model.name, rows, COLUMNS[spec.family])
-    if model.split > 1 and (spec.family != "v2" or model.shortcut == "expansion"):
-        raise ValueError(
-            f"model.split={model.split} needs V2's blocks without shortcuts between expansions; came {model.name} "
-            f"with model.shortcut={model.shortcut!r}; allowed: 1"
-        )
+    if model.split > 1 and model.shortcut == "expansion":
+        raise UserError(f"model.split={model.split} with model.shortcut='expansion'; allowed: one of the two")
     if model.split > 1 and model.act_bits:
-        raise ValueError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
+        raise UserError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
+    if spec.family == "v3" and model.shortcut == "expansion":
+        raise UserError(f"model.shortcut='expansion' on {model.name}; allowed: 'bottleneck', 'none'")
     if model.depth == "shallow":
-        if spec.family != "v1":
-            raise ValueError(f"model.depth='shallow' (V1 Table 5) does not apply to {model.name}; allowed: 'full'")
         longest = max(range(len(rows)), key=lambda index: rows[index][1])
         rows = tuple((c, 1, s) if index == longest else (c, n, s) for index, (c, n, s) in enumerate(rows))
 
@@ -336,7 +351,7 @@ def network(model: Any) -> Network:
         project_act=model.act if v1 else model.project_act,
         dropout=model.dropout,
         split=model.split,
-        style=style(model),
+        layer_config=layer_config(model),
     )
 
 
@@ -346,17 +361,18 @@ COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "v3": {"kernel": int, "expanded": int, "channels": int, "squeeze": bool, "act": str, "stride": int},
 }
 
-_ALSO = {"t": ", t also a fraction", "squeeze": ", squeeze True or False, act a word"}
+_ALSO = {"t": ", t also a fraction", "squeeze": f", squeeze True or False, act of {', '.join(ACTIVATION_NAMES)}"}
 
 
 def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) -> None:
     for row in rows:
         if len(row) != len(columns) or not all(
-            isinstance(entry, kind) and (isinstance(entry, bool | str) or entry > 0)
+            isinstance(entry, kind)
+            and (isinstance(entry, bool) or (entry in ACTIVATION_NAMES if isinstance(entry, str) else entry > 0))
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
-            raise ValueError(
+            raise UserError(
                 f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
                 f"as {name} needs"
             )

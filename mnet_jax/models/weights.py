@@ -1,316 +1,95 @@
-"""Weights on disk, one safetensors file with the config inside, and weights from other libraries."""
+"""Weights on disk: one safetensors file, with what is needed to use the network in its header."""
 
+import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from mnet_jax import config, models
-from mnet_jax.models import specs
-from mnet_jax.models.layers import Conv
+from mnet_jax import config
+from mnet_jax.errors import UserError
 from mnet_jax.results import write_atomic
 
+Tree = Mapping[str, Any]
+"""A pure dict of arrays, {"classifier": {"kernel": ...}, ...}."""
 
-def save(path: Path, params: Mapping[str, Any], batch_stats: Mapping[str, Any], cfg: Any) -> None:
-    """Writes the weights and BatchNorm statistics of one run; names are module paths, "blocks.0.project.kernel"."""
+
+def abstract(task: Any, cfg: Any) -> nnx.Module:
+    """The network of a config with shapes in the place of arrays: nothing is computed, and no traced field read."""
+    static = config.without_traced(cfg)
+    return nnx.eval_shape(lambda: task.build(static, nnx.Rngs(0)))
+
+
+def split(network: nnx.Module) -> tuple[Any, Tree, Tree]:
+    """The structure, the parameters and BatchNorm's statistics of a network."""
+    graphdef, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def flatten(*trees: Tree) -> dict[str, Any]:
+    """{"blocks.0.project.kernel": array, ...} of several trees."""
+    return {
+        ".".join(map(str, path)): value
+        for tree in trees
+        for path, value in traverse_util.flatten_dict(dict(tree)).items()
+    }
+
+
+def unflatten(tensors: Mapping[str, Any], like: Tree) -> Tree:
+    """The inverse of `flatten` for one tree with these paths."""
+    paths = traverse_util.flatten_dict(dict(like))
+    return traverse_util.unflatten_dict({path: tensors[".".join(map(str, path))] for path in paths})
+
+
+def fingerprint(*trees: Tree) -> str:
+    """12 hex digits of the names and shapes of all weights: networks with equal ones can exchange them."""
+    shapes = sorted((name, list(value.shape)) for name, value in flatten(*trees).items())
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12]
+
+
+def save(path: Path, params: Tree, batch_stats: Tree, header: Mapping[str, Any]) -> None:
+    """Writes the weights and BatchNorm's statistics of one run; `header` is what `read` returns of it, JSON."""
     import safetensors.numpy
 
-    tensors = {
-        ".".join(map(str, name)): np.asarray(value, order="C")
-        for tree in (params, batch_stats)
-        for name, value in traverse_util.flatten_dict(dict(tree)).items()
-    }
-    metadata = {"config": json.dumps(config.flatten(cfg))}
+    tensors = {name: np.asarray(value, order="C") for name, value in flatten(params, batch_stats).items()}
+    metadata = {key: json.dumps(value) for key, value in header.items()}
     write_atomic(path, safetensors.numpy.save(tensors, metadata))
 
 
-def load(path: str | Path) -> nnx.Module:
-    """Builds the network that `save` wrote, in evaluation mode; ValueError where the file is not such a one."""
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors and the header of a file that `save` wrote; UserError where the file is not such a one."""
     import safetensors
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-    if "config" not in metadata:
-        raise ValueError(f"{path} holds no mnet_jax config; allowed: files written at the end of a run")
-    cfg = config.unflatten(json.loads(metadata["config"]))
-    model = models.build(cfg.model, nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
-    names = {".".join(map(str, name)): name for name in traverse_util.flatten_dict(nnx.to_pure_dict(state))}
-    if missing := names.keys() ^ tensors.keys():
-        raise ValueError(f"{path} does not fit {cfg.model.name}: {', '.join(sorted(missing)[:3])} .. on one side only")
-    nnx.replace_by_pure_dict(
-        state, traverse_util.unflatten_dict({names[name]: value for name, value in tensors.items()})
-    )
-    model = nnx.merge(graphdef, state)
-    model.eval()
-    return model
+        header = {key: json.loads(value) for key, value in metadata.items()}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+    if "config" not in header:
+        raise UserError(f"{path} holds no mnet_jax config; allowed: files written at the end of a run")
+    return tensors, header
 
 
-Pairs = Iterator[tuple[Any, ...]]
-"""(layer of ours, name of the Keras layer with its kernel, and of that with its norm where it has one)."""
+def fit(path: str | Path, tensors: Mapping[str, Any], wanted: Mapping[str, Any], partly: bool = False) -> list[str]:
+    """Which of the wanted tensors the file has, by name and shape; UserError where some are missing, unless `partly`.
 
-
-class Source(NamedTuple):
-    """How a Keras application becomes one of our networks.
-
-    `mark`    a layer that no other application has.
-    `fields`  its layers by name -> what differs from `config.default().model`.
-    `pairs`   our network, its layers -> which weights go where.
+    `wanted` are arrays, or shapes of them, by name.
     """
+    fitting = [name for name, value in wanted.items() if name in tensors and tensors[name].shape == tuple(value.shape)]
+    rest = sorted(set(wanted) - set(fitting) | set(tensors) - set(wanted))
+    if rest and not partly:
+        def shape(among: Mapping[str, Any]) -> str:
+            return str(list(among[rest[0]].shape)) if rest[0] in among else "missing"
 
-    mark: str
-    fields: Callable[[Mapping[str, Any]], dict[str, Any]]
-    pairs: Callable[[Any, Mapping[str, Any]], Pairs]
-
-
-def from_keras(model: Any) -> nnx.Module:
-    """Makes one of our networks, in evaluation mode, from a model of `keras.applications` with `include_top`.
-
-    MobileNet, MobileNetV2, MobileNetV3Large and -Small (minimalistic as well), VGG16, InceptionV3, ResNet50 and
-    NASNetMobile, recognized by their layers, of any width, input size and number of classes. The network takes what
-    Keras's takes after its preprocessing (MobileNetV3: after its `Rescaling` layer), and returns the logits. A
-    convolution's bias before a norm, which ours do not have, goes into the norm's mean. ValueError for other models.
-    """
-    layers = {layer.name: layer for layer in model.layers if layer.weights}
-    marks = {source.mark: source for source in KERAS}
-    sources = [marks[layer.name] for layer in model.layers if layer.name in marks]
-    try:
-        if len(sources) != 1:
-            raise ValueError("its layers are those of no such model")
-        source = sources[0]
-        fields = source.fields(layers)
-        sizes = {"side": fields.pop("side")} if "side" in fields else {}
-        cfg = config.default()
-        epsilons = {layer.epsilon for layer in layers.values() if hasattr(layer, "epsilon")}
-        config.override(cfg, {f"model.{key}": value for key, value in fields.items()})
-        if epsilons:
-            (cfg.model.norm.eps,) = epsilons
-        network = models.structure(cfg.model, **sizes)
-        used = set()
-        for layer, kernels, *norm in source.pairs(network, layers):
-            names = (kernels,) if isinstance(kernels, str) else kernels
-            _copy(layer, [layers[name] for name in names], *(layers[name] for name in norm))
-            used |= {*names, *norm}
-        if used != layers.keys():
-            raise ValueError(f"it has a layer {min(layers.keys() - used)!r} more")
-    except (KeyError, ValueError) as error:
-        reason = f"it has no layer {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"the Keras model {model.name!r} cannot be imported: {reason}; allowed: MobileNet, MobileNetV2, "
-            "MobileNetV3Large, MobileNetV3Small, VGG16, InceptionV3, ResNet50, NASNetMobile with include_top=True"
-        ) from None
-    network.eval()
-    return network
-
-
-def _copy(layer: Any, sources: list[Any], norm: Any = None) -> None:
-    """Fills a layer of ours from Keras's, several of which stand for groups of its outputs."""
-
-    def fill(param: nnx.Variable, value: Any) -> None:
-        value = np.asarray(value, np.float32)
-        if value.size != param.size:
-            raise ValueError(f"{sources[0].name} has {value.shape}, the network {param.shape}")
-        param.set_value(jnp.asarray(value.reshape(param.shape)))
-
-    def kernel(source: Any) -> Any:
-        if hasattr(source, "depthwise_kernel"):
-            return source.depthwise_kernel if layer.kind == "depthwise" else source.pointwise_kernel
-        return source.kernel
-
-    fill(layer.kernel, np.concatenate([kernel(source) for source in sources], -1))
-    biases = [np.asarray(source.bias) for source in sources if source.use_bias]
-    bias = np.concatenate(biases) if biases else 0.0
-    if norm is not None:
-        fill(layer.bias, norm.beta)
-        fill(layer.mean, np.asarray(norm.moving_mean) - bias)
-        fill(layer.var, norm.moving_variance)
-        if hasattr(layer, "scale"):
-            fill(layer.scale, norm.gamma)
-    elif biases:
-        fill(layer.bias, bias)
-
-
-def _ends(layers: Mapping[str, Any], first: str, last: str) -> dict[str, int]:
-    return {"in_channels": layers[first].kernel.shape[-2], "num_classes": layers[last].kernel.shape[-1]}
-
-
-def _outputs(layers: Mapping[str, Any], name: str) -> int:
-    return layers[name].kernel.shape[-1]
-
-
-def _numbered(layers: Mapping[str, Any], pattern: str) -> list[Any]:
-    """The layers of a name with a number, in its order; a name without one comes first."""
-    found = [(int(match[1] or 0), name) for name in layers if (match := re.fullmatch(pattern, name))]
-    return [layers[name] for _, name in sorted(found)]
-
-
-def _v1_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    pairs = zip(_numbered(layers, r"conv_dw_(\d+)"), _numbered(layers, r"conv_pw_(\d+)"), strict=True)
-    rows = tuple((pointwise.filters, 1, depthwise.strides[0]) for depthwise, pointwise in pairs)
-    stem = (_outputs(layers, "conv1"), 2)
-    return {"name": "mobilenet_v1", "stem": stem, "blocks": rows, **_ends(layers, "conv1", "conv_preds")}
-
-
-def _v1_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    yield network.stem, "conv1", "conv1_bn"
-    for number, block in enumerate(network.blocks, 1):
-        yield block.depthwise, f"conv_dw_{number}", f"conv_dw_{number}_bn"
-        yield block.pointwise, f"conv_pw_{number}", f"conv_pw_{number}_bn"
-    yield network.classifier, "conv_preds"
-
-
-def _prefixes(layers: Mapping[str, Any], prefix: str) -> list[str]:
-    """Names of the inverted residuals, less their parts; the first has no number."""
-    return ["expanded_conv_", *(f"{prefix}{n}_" for n in range(1, len(layers)) if f"{prefix}{n}_project" in layers)]
-
-
-def _residual_pairs(block: Any, prefix: str, norm: str) -> Pairs:
-    for part in ("expand", "depthwise", "project"):
-        if hasattr(block, part):
-            yield getattr(block, part), prefix + part, prefix + part + norm
-
-
-def _v2_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    rows, inputs = [], _outputs(layers, "Conv1")
-    stem = (inputs, 2)
-    for prefix in _prefixes(layers, "block_"):
-        depthwise, project = layers[prefix + "depthwise"], layers[prefix + "project"]
-        rows.append((depthwise.kernel.shape[2] // inputs, project.filters, 1, depthwise.strides[0]))
-        inputs = project.filters
-    fields = {"name": "mobilenet_v2", "stem": stem, "blocks": tuple(rows), "last": _outputs(layers, "Conv_1")}
-    return fields | _ends(layers, "Conv1", "predictions")
-
-
-def _v2_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    yield network.stem, "Conv1", "bn_Conv1"
-    for block, prefix in zip(network.blocks, _prefixes(layers, "block_"), strict=True):
-        yield from _residual_pairs(block, prefix, "_BN")
-    yield network.head, "Conv_1", "Conv_1_bn"
-    yield network.classifier, "predictions"
-
-
-def _v3_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    prefixes = _prefixes(layers, "expanded_conv_")
-    name = "mobilenet_v3_large" if len(prefixes) == 15 else "mobilenet_v3_small"
-    if not any("squeeze_excite" in layer for layer in layers):
-        name += "_minimalistic"
-    rows = []
-    for prefix, (_, _, _, _, act, _) in zip(prefixes, specs.NETWORKS[name].blocks, strict=True):
-        depthwise, squeeze = layers[prefix + "depthwise"], prefix + "squeeze_excite_conv" in layers
-        size, _, expanded, _ = depthwise.kernel.shape
-        rows.append((size, expanded, layers[prefix + "project"].filters, squeeze, act, depthwise.strides[0]))
-    stem, last = (_outputs(layers, "conv"), 2), _outputs(layers, "conv_2")
-    return {"name": name, "stem": stem, "blocks": tuple(rows), "last": last, **_ends(layers, "conv", "logits")}
-
-
-def _v3_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    yield network.stem, "conv", "conv_bn"
-    for block, prefix in zip(network.blocks, _prefixes(layers, "expanded_conv_"), strict=True):
-        yield from _residual_pairs(block, prefix, "_bn")
-        if hasattr(block, "excite"):
-            yield block.excite.squeeze, prefix + "squeeze_excite_conv"
-            yield block.excite.excite, prefix + "squeeze_excite_conv_1"
-    yield network.head, "conv_1", "conv_1_bn"
-    yield network.features, "conv_2"
-    yield network.classifier, "logits"
-
-
-def _vgg16_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    side = round((layers["fc1"].kernel.shape[0] / 512) ** 0.5)
-    return {"name": "vgg16", "side": side, **_ends(layers, "block1_conv1", "predictions")}
-
-
-def _vgg16_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    for number, stage in enumerate(network.stages, 1):
-        for index, conv in enumerate(stage, 1):
-            yield conv, f"block{number}_conv{index}"
-    yield network.fc1, "fc1"
-    yield network.fc2, "fc2"
-    yield network.classifier, "predictions"
-
-
-def _resnet50_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": "resnet50", **_ends(layers, "conv1_conv", "predictions")}
-
-
-def _resnet50_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    yield network.conv1, "conv1_conv", "conv1_bn"
-    for number, stage in enumerate(network.stages, 2):
-        for index, block in enumerate(stage, 1):
-            for part, name in enumerate(("shortcut", "reduce", "conv", "expand")):
-                if hasattr(block, name):
-                    prefix = f"conv{number}_block{index}_{part}"
-                    yield getattr(block, name), f"{prefix}_conv", f"{prefix}_bn"
-    yield network.classifier, "predictions"
-
-
-def _inception_v3_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    first = _numbered(layers, r"conv2d(?:_(\d+))?")[0].name
-    return {"name": "inception_v3", **_ends(layers, first, "predictions")}
-
-
-def _inception_v3_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    """Keras numbers these layers as they are made, and ours are made in the same order."""
-    convs = _numbered(layers, r"conv2d(?:_(\d+))?")
-    norms = _numbered(layers, r"batch_normalization(?:_(\d+))?")
-    for layer, conv, norm in zip(_in_order(network), convs, norms, strict=True):
-        yield layer, conv.name, norm.name
-    yield network.classifier, "predictions"
-
-
-def _in_order(node: Any) -> Iterator[Conv]:
-    """The convolutions of a module as they were made."""
-    if isinstance(node, Conv):
-        yield node
-    elif isinstance(node, nnx.List):
-        for item in node:
-            yield from _in_order(item)
-    elif isinstance(node, nnx.Module):
-        for item in vars(node).values():
-            yield from _in_order(item)
-
-
-def _nasnet_fields(layers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": "nasnet_a_mobile", **_ends(layers, "stem_conv1", "predictions")}
-
-
-def _nasnet_pairs(network: Any, layers: Mapping[str, Any]) -> Pairs:
-    yield network.stem, "stem_conv1", "stem_bn1"
-    normal = [[str(first + index) for index in range(4)] for first in (0, 5, 9)]
-    names = ["stem_1", "stem_2", *normal[0], "reduce_4", *normal[1], "reduce_8", *normal[2]]
-    for cell, name in zip(network.cells, names, strict=True):
-        kind = "normal" if name.isdigit() else "reduction"
-        if hasattr(cell, "adjust"):
-            halves = (f"adjust_conv_1_{name}", f"adjust_conv_2_{name}")
-            convs = halves if halves[0] in layers else f"adjust_conv_projection_{name}"
-            yield cell.adjust.conv, convs, f"adjust_bn_{name}"
-        yield cell.project.conv, f"{kind}_conv_1_{name}", f"{kind}_bn_1_{name}"
-        for branch in ("left1", "right1", "left2", "right2", "right3", "left5"):
-            if hasattr(cell, branch):
-                place = "left4" if (kind, branch) == ("reduction", "left5") else branch  # Keras has this name twice
-                twice = getattr(cell, branch)
-                for number, separable in enumerate((twice.first, twice.second), 1):
-                    conv, end = f"separable_conv_{number}", f"{kind}_{place}_{name}"
-                    yield separable.depthwise, f"{conv}_{end}"
-                    yield separable.pointwise, f"{conv}_{end}", f"{conv}_bn_{end}"
-    yield network.classifier, "predictions"
-
-
-KERAS = (
-    Source("conv_dw_1", _v1_fields, _v1_pairs),
-    Source("block_1_expand", _v2_fields, _v2_pairs),
-    Source("expanded_conv_1_expand", _v3_fields, _v3_pairs),
-    Source("block5_conv3", _vgg16_fields, _vgg16_pairs),
-    Source("conv4_block6_1_conv", _resnet50_fields, _resnet50_pairs),
-    Source("mixed10", _inception_v3_fields, _inception_v3_pairs),
-    Source("normal_conv_1_0", _nasnet_fields, _nasnet_pairs),
-)
+        raise UserError(
+            f"{path} does not fit: {rest[0]} is {shape(tensors)} there and {shape(wanted)} in the network "
+            f"({len(rest)} of {len(wanted)} differ)"
+        )
+    if not fitting:
+        raise UserError(f"{path}: none of its {len(tensors)} tensors fits the network by name and shape")
+    return fitting

@@ -1,6 +1,6 @@
 """The networks that the MobileNet papers compare with, each a file that cites its paper.
 
-Each is built from a `specs.Published` and is called as `models.build` says; depth, padding and activations are the
+Each is built from a `specs.ZooNetwork` and is called as `models.build` says; depth, padding and activations are the
 published ones, and the normalization, initialization and dropout are the config's.
 """
 

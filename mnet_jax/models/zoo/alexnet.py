@@ -5,7 +5,7 @@ from flax import nnx
 
 from mnet_jax.models.init import INITS
 from mnet_jax.models.layers import RELU, Conv, Dense, local_response_norm, max_pool
-from mnet_jax.models.specs import Published
+from mnet_jax.models.specs import ZooNetwork
 
 
 class AlexNet(nnx.Module):
@@ -14,13 +14,13 @@ class AlexNet(nnx.Module):
     The paper prints 224, with which its first layer has no 55 x 55 outputs.
     """
 
-    def __init__(self, net: Published):
-        style, std = net.style, INITS[net.style.init].std
-        self.conv1 = Conv(style, "dense", net.in_channels, 96, 11, 4, padding="valid")
-        self.conv2 = Conv(style, "dense", 96, 256, 5, groups=2)
-        self.conv3 = Conv(style, "dense", 256, 384, 3)
-        self.conv4 = Conv(style, "dense", 384, 384, 3, groups=2)
-        self.conv5 = Conv(style, "dense", 384, 256, 3, groups=2)
+    def __init__(self, net: ZooNetwork):
+        config, std = net.layer_config, INITS[net.layer_config.init].std
+        self.conv1 = Conv(config, "dense", net.in_channels, 96, 11, 4, padding="valid")
+        self.conv2 = Conv(config, "dense", 96, 256, 5, groups=2)
+        self.conv3 = Conv(config, "dense", 256, 384, 3)
+        self.conv4 = Conv(config, "dense", 384, 384, 3, groups=2)
+        self.conv5 = Conv(config, "dense", 384, 256, 3, groups=2)
         self.fc6 = Dense(6 * 6 * 256, 4096, std(6 * 6 * 256))
         self.fc7 = Dense(4096, 4096, std(4096))
         self.dropout = nnx.Dropout(net.dropout)

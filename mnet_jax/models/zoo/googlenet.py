@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mnet_jax.models.layers import RELU, Conv, Dense, global_mean, local_response_norm, max_pool
-from mnet_jax.models.specs import Published, Style
+from mnet_jax.models.specs import LayerConfig, ZooNetwork
 
 INCEPTIONS = {
     # Channels: 1x1; 1x1 then 3x3; 1x1 then 5x5; 1x1 behind the pooling.
@@ -25,14 +25,14 @@ POOL_AFTER = ("3b", "4e")
 class Inception(nnx.Module):
     """Four branches side by side (section 4, Figure 2b)."""
 
-    def __init__(self, style: Style, inputs: int, channels: tuple[int, int, int, int, int, int]):
+    def __init__(self, config: LayerConfig, inputs: int, channels: tuple[int, int, int, int, int, int]):
         one, reduce3, three, reduce5, five, pooled = channels
-        self.one = Conv(style, "pointwise", inputs, one)
-        self.reduce3 = Conv(style, "pointwise", inputs, reduce3)
-        self.three = Conv(style, "dense", reduce3, three, 3)
-        self.reduce5 = Conv(style, "pointwise", inputs, reduce5)
-        self.five = Conv(style, "dense", reduce5, five, 5)
-        self.pooled = Conv(style, "pointwise", inputs, pooled)
+        self.one = Conv(config, "pointwise", inputs, one)
+        self.reduce3 = Conv(config, "pointwise", inputs, reduce3)
+        self.three = Conv(config, "dense", reduce3, three, 3)
+        self.reduce5 = Conv(config, "pointwise", inputs, reduce5)
+        self.five = Conv(config, "dense", reduce5, five, 5)
+        self.pooled = Conv(config, "pointwise", inputs, pooled)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns the four branches' channels, side by side."""
@@ -48,15 +48,15 @@ class Inception(nnx.Module):
 class GoogLeNet(nnx.Module):
     """Three convolutions, nine inception modules, one dense layer."""
 
-    def __init__(self, net: Published):
-        style = net.style._replace(padding="symmetric")
-        self.conv1 = Conv(style, "dense", net.in_channels, 64, 7, 2)
-        self.reduce2 = Conv(style, "pointwise", 64, 64)
-        self.conv2 = Conv(style, "dense", 64, 192, 3)
+    def __init__(self, net: ZooNetwork):
+        config = net.layer_config._replace(padding="symmetric")
+        self.conv1 = Conv(config, "dense", net.in_channels, 64, 7, 2)
+        self.reduce2 = Conv(config, "pointwise", 64, 64)
+        self.conv2 = Conv(config, "dense", 64, 192, 3)
         self.inceptions = nnx.List()
         inputs = 192
         for channels in INCEPTIONS.values():
-            self.inceptions.append(Inception(style, inputs, channels))
+            self.inceptions.append(Inception(config, inputs, channels))
             one, _, three, _, five, pooled = channels
             inputs = one + three + five + pooled
         self.dropout = nnx.Dropout(net.dropout)

@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mnet_jax.models.layers import RELU, ConvNorm, Dense, average_pool, global_mean, max_pool
-from mnet_jax.models.specs import Published, Style
+from mnet_jax.models.specs import LayerConfig, ZooNetwork
 
 Step = tuple[int, int, int]
 """(channels, rows, columns) of a convolution; one of 1x1 is pointwise."""
 
 
-def chain(style: Style, inputs: int, *steps: Step, last_stride: int = 1) -> nnx.List:
+def chain(config: LayerConfig, inputs: int, *steps: Step, last_stride: int = 1) -> nnx.List:
     """Convolutions one behind the other; with `last_stride` 2 the last has no padding."""
     layers = nnx.List()
     for number, (channels, *size) in enumerate(steps, 1):
         stride = last_stride if number == len(steps) else 1
         kind = "pointwise" if size == [1, 1] else "dense"
         padding = "same" if stride == 1 else "valid"
-        layers.append(ConvNorm(style, kind, inputs, channels, tuple(size), stride, padding=padding, learn_scale=False))
+        layers.append(ConvNorm(config, kind, inputs, channels, tuple(size), stride, padding=padding, learn_scale=False))
         inputs = channels
     return layers
 
@@ -36,9 +36,9 @@ def run(layers: nnx.List, x_BHWC: jax.Array) -> jax.Array:
 class Mixed(nnx.Module):
     """Branches side by side, and 1x1 behind 3x3 averages (Figures 5 and 6)."""
 
-    def __init__(self, style: Style, inputs: int, *branches: tuple[Step, ...], pooled: int):
-        self.branches = nnx.List([chain(style, inputs, *steps) for steps in branches])
-        self.pooled = chain(style, inputs, (pooled, 1, 1))
+    def __init__(self, config: LayerConfig, inputs: int, *branches: tuple[Step, ...], pooled: int):
+        self.branches = nnx.List([chain(config, inputs, *steps) for steps in branches])
+        self.pooled = chain(config, inputs, (pooled, 1, 1))
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns the branches' channels, side by side."""
@@ -49,8 +49,8 @@ class Mixed(nnx.Module):
 class Reduction(nnx.Module):
     """Branches that end in stride 2, and a pooling (section 5, Figure 10)."""
 
-    def __init__(self, style: Style, inputs: int, *branches: tuple[Step, ...]):
-        self.branches = nnx.List([chain(style, inputs, *steps, last_stride=2) for steps in branches])
+    def __init__(self, config: LayerConfig, inputs: int, *branches: tuple[Step, ...]):
+        self.branches = nnx.List([chain(config, inputs, *steps, last_stride=2) for steps in branches])
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns half the rows and columns: the branches' channels and the input's, side by side."""
@@ -61,16 +61,16 @@ class Reduction(nnx.Module):
 class Expanded(nnx.Module):
     """Branches that end in 1x3 and 3x1 side by side, on the coarsest maps (Figure 7)."""
 
-    def __init__(self, style: Style, inputs: int):
-        self.one = chain(style, inputs, (320, 1, 1))
-        self.three = chain(style, inputs, (384, 1, 1))
-        self.three_ends = self._ends(style, 384)
-        self.double = chain(style, inputs, (448, 1, 1), (384, 3, 3))
-        self.double_ends = self._ends(style, 384)
-        self.pooled = chain(style, inputs, (192, 1, 1))
+    def __init__(self, config: LayerConfig, inputs: int):
+        self.one = chain(config, inputs, (320, 1, 1))
+        self.three = chain(config, inputs, (384, 1, 1))
+        self.three_ends = self._ends(config, 384)
+        self.double = chain(config, inputs, (448, 1, 1), (384, 3, 3))
+        self.double_ends = self._ends(config, 384)
+        self.pooled = chain(config, inputs, (192, 1, 1))
 
-    def _ends(self, style: Style, inputs: int) -> nnx.List:
-        return nnx.List([chain(style, inputs, (384, 1, 3)), chain(style, inputs, (384, 3, 1))])
+    def _ends(self, config: LayerConfig, inputs: int) -> nnx.List:
+        return nnx.List([chain(config, inputs, (384, 1, 3)), chain(config, inputs, (384, 3, 1))])
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns 2048 channels."""
@@ -84,39 +84,39 @@ class Expanded(nnx.Module):
         return jnp.concatenate(branches, -1)
 
 
-def _mixed35(style: Style, inputs: int, pooled: int) -> Mixed:
+def _mixed35(config: LayerConfig, inputs: int, pooled: int) -> Mixed:
     five, double = ((48, 1, 1), (64, 5, 5)), ((64, 1, 1), (96, 3, 3), (96, 3, 3))
-    return Mixed(style, inputs, ((64, 1, 1),), five, double, pooled=pooled)
+    return Mixed(config, inputs, ((64, 1, 1),), five, double, pooled=pooled)
 
 
-def _mixed17(style: Style, c: int) -> Mixed:
+def _mixed17(config: LayerConfig, c: int) -> Mixed:
     seven = ((c, 1, 1), (c, 1, 7), (192, 7, 1))
     double = ((c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7))
-    return Mixed(style, 768, ((192, 1, 1),), seven, double, pooled=192)
+    return Mixed(config, 768, ((192, 1, 1),), seven, double, pooled=192)
 
 
 class InceptionV3(nnx.Module):
     """Stem, eleven mixed modules, classifier. The norms have no scale, as in the released model."""
 
-    def __init__(self, net: Published):
-        style = net.style
+    def __init__(self, net: ZooNetwork):
+        config = net.layer_config
 
         def valid(inputs: int, channels: int, size: int, stride: int = 1) -> ConvNorm:
-            return ConvNorm(style, "dense", inputs, channels, size, stride, padding="valid", learn_scale=False)
+            return ConvNorm(config, "dense", inputs, channels, size, stride, padding="valid", learn_scale=False)
 
         self.conv1a = valid(net.in_channels, 32, 3, 2)
         self.conv2a = valid(32, 32, 3)
-        self.conv2b = ConvNorm(style, "dense", 32, 64, 3, padding="same", learn_scale=False)
+        self.conv2b = ConvNorm(config, "dense", 32, 64, 3, padding="same", learn_scale=False)
         self.conv3b = valid(64, 80, 1)
         self.conv4a = valid(80, 192, 3)
         seven = ((192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3))
         self.mixed = nnx.List(
             [
-                *(_mixed35(style, inputs, pooled) for inputs, pooled in ((192, 32), (256, 64), (288, 64))),
-                Reduction(style, 288, ((384, 3, 3),), ((64, 1, 1), (96, 3, 3), (96, 3, 3))),
-                *(_mixed17(style, channels) for channels in (128, 160, 160, 192)),
-                Reduction(style, 768, ((192, 1, 1), (320, 3, 3)), seven),
-                *(Expanded(style, inputs) for inputs in (1280, 2048)),
+                *(_mixed35(config, inputs, pooled) for inputs, pooled in ((192, 32), (256, 64), (288, 64))),
+                Reduction(config, 288, ((384, 3, 3),), ((64, 1, 1), (96, 3, 3), (96, 3, 3))),
+                *(_mixed17(config, channels) for channels in (128, 160, 160, 192)),
+                Reduction(config, 768, ((192, 1, 1), (320, 3, 3)), seven),
+                *(Expanded(config, inputs) for inputs in (1280, 2048)),
             ]
         )
         self.dropout = nnx.Dropout(net.dropout)

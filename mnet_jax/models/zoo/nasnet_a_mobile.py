@@ -20,7 +20,7 @@ from mnet_jax.models.layers import (
     max_pool,
     pad_widths,
 )
-from mnet_jax.models.specs import Published, Style
+from mnet_jax.models.specs import LayerConfig, ZooNetwork
 from mnet_jax.ops.depthwise import pad
 
 STEM, FILTERS, REPEATS = 32, 1056 // 24, 4
@@ -30,9 +30,9 @@ STEM, FILTERS, REPEATS = 32, 1056 // 24, 4
 class Separable(nnx.Module):
     """ReLU, depthwise convolution, 1x1 convolution, norm."""
 
-    def __init__(self, style: Style, inputs: int, outputs: int, size: int, stride: int):
-        self.depthwise = Conv(style, "depthwise", inputs, inputs, size, stride, bias=False)
-        self.pointwise = ConvNorm(style, "pointwise", inputs, outputs)
+    def __init__(self, config: LayerConfig, inputs: int, outputs: int, size: int, stride: int):
+        self.depthwise = Conv(config, "depthwise", inputs, inputs, size, stride, bias=False)
+        self.pointwise = ConvNorm(config, "pointwise", inputs, outputs)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -42,9 +42,9 @@ class Separable(nnx.Module):
 class Twice(nnx.Module):
     """Two separable convolutions, as the released cells have them; the first has the stride."""
 
-    def __init__(self, style: Style, inputs: int, outputs: int, size: int, stride: int = 1):
-        self.first = Separable(style, inputs, outputs, size, stride)
-        self.second = Separable(style, outputs, outputs, size, 1)
+    def __init__(self, config: LayerConfig, inputs: int, outputs: int, size: int, stride: int = 1):
+        self.first = Separable(config, inputs, outputs, size, stride)
+        self.second = Separable(config, outputs, outputs, size, 1)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -54,8 +54,8 @@ class Twice(nnx.Module):
 class Project(nnx.Module):
     """ReLU, 1x1 convolution, norm."""
 
-    def __init__(self, style: Style, inputs: int, outputs: int):
-        self.conv = ConvNorm(style, "pointwise", inputs, outputs)
+    def __init__(self, config: LayerConfig, inputs: int, outputs: int):
+        self.conv = ConvNorm(config, "pointwise", inputs, outputs)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -65,8 +65,8 @@ class Project(nnx.Module):
 class Halve(nnx.Module):
     """Half the rows and columns: a 1x1 convolution of the even pixels beside one of the odd, then norm."""
 
-    def __init__(self, style: Style, inputs: int, outputs: int):
-        self.conv = ConvNorm(style, "dense", 2 * inputs, outputs, groups=2)
+    def __init__(self, config: LayerConfig, inputs: int, outputs: int):
+        self.conv = ConvNorm(config, "dense", 2 * inputs, outputs, groups=2)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -82,10 +82,10 @@ class Cell(nnx.Module):
     for the first cell, which takes the stem's output twice.
     """
 
-    def __init__(self, style: Style, adjust: type | None, before: int, inputs: int, filters: int):
+    def __init__(self, config: LayerConfig, adjust: type | None, before: int, inputs: int, filters: int):
         if adjust:
-            self.adjust = adjust(style, before, filters)
-        self.project = Project(style, inputs, filters)
+            self.adjust = adjust(config, before, filters)
+        self.project = Project(config, inputs, filters)
 
     def inputs(self, before_BHWC: jax.Array, x_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns p and h: both inputs at the cell's resolution and width (but for the first cell's p)."""
@@ -95,11 +95,11 @@ class Cell(nnx.Module):
 class Normal(Cell):
     """The normal cell (Figure 4, left)."""
 
-    def __init__(self, style: Style, adjust: type | None, before: int, inputs: int, filters: int):
-        super().__init__(style, adjust, before, inputs, filters)
-        self.left1, self.right1 = Twice(style, filters, filters, 5), Twice(style, filters, filters, 3)
-        self.left2, self.right2 = Twice(style, filters, filters, 5), Twice(style, filters, filters, 3)
-        self.left5 = Twice(style, filters, filters, 3)
+    def __init__(self, config: LayerConfig, adjust: type | None, before: int, inputs: int, filters: int):
+        super().__init__(config, adjust, before, inputs, filters)
+        self.left1, self.right1 = Twice(config, filters, filters, 5), Twice(config, filters, filters, 3)
+        self.left2, self.right2 = Twice(config, filters, filters, 5), Twice(config, filters, filters, 3)
+        self.left5 = Twice(config, filters, filters, 3)
         self.channels = 6 * filters
 
     def __call__(self, before_BHWC: jax.Array, x_BHWC: jax.Array) -> jax.Array:
@@ -118,13 +118,13 @@ class Normal(Cell):
 class Reduction(Cell):
     """The reduction cell (Figure 4, right): half the rows and columns."""
 
-    def __init__(self, style: Style, adjust: type | None, before: int, inputs: int, filters: int):
-        super().__init__(style, adjust, before, inputs, filters)
+    def __init__(self, config: LayerConfig, adjust: type | None, before: int, inputs: int, filters: int):
+        super().__init__(config, adjust, before, inputs, filters)
         p = filters if adjust else before
-        self.left1, self.right1 = Twice(style, filters, filters, 5, 2), Twice(style, p, filters, 7, 2)
-        self.right2 = Twice(style, p, filters, 7, 2)
-        self.right3 = Twice(style, p, filters, 5, 2)
-        self.left5 = Twice(style, filters, filters, 3)
+        self.left1, self.right1 = Twice(config, filters, filters, 5, 2), Twice(config, p, filters, 7, 2)
+        self.right2 = Twice(config, p, filters, 7, 2)
+        self.right3 = Twice(config, p, filters, 5, 2)
+        self.left5 = Twice(config, filters, filters, 3)
         self.channels = 4 * filters
 
     def __call__(self, before_BHWC: jax.Array, x_BHWC: jax.Array) -> jax.Array:
@@ -143,16 +143,16 @@ class Reduction(Cell):
 class NASNetAMobile(nnx.Module):
     """Stem of a convolution and two reduction cells, then three times N normal cells with a reduction between."""
 
-    def __init__(self, net: Published):
-        style = net.style._replace(padding="same")
-        self.stem = ConvNorm(style, "dense", net.in_channels, STEM, 3, 2, padding="valid")
+    def __init__(self, net: ZooNetwork):
+        config = net.layer_config._replace(padding="same")
+        self.stem = ConvNorm(config, "dense", net.in_channels, STEM, 3, 2, padding="valid")
         plan = [(Reduction, FILTERS // 4), (Reduction, FILTERS // 2)]
         for number in range(3):
             plan += [(Reduction, FILTERS << number)] * (number > 0) + [(Normal, FILTERS << number)] * REPEATS
         self.cells = nnx.List()
         before, inputs, adjust = STEM, STEM, None
         for kind, filters in plan:
-            self.cells.append(kind(style, adjust, before, inputs, filters))
+            self.cells.append(kind(config, adjust, before, inputs, filters))
             before, inputs, adjust = inputs, self.cells[-1].channels, Halve if kind is Reduction else Project
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Dense(inputs, net.num_classes)

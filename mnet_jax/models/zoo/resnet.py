@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from mnet_jax.models.layers import LINEAR, RELU, ConvNorm, Dense, SqueezeExcite, activate, global_mean, max_pool
-from mnet_jax.models.specs import Published, Style
+from mnet_jax.models.specs import LayerConfig, ZooNetwork
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 """(channels of the 3x3 convolution, blocks, stride of the first); a block's output has four times the channels."""
@@ -16,15 +16,15 @@ STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 class Bottleneck(nnx.Module):
     """1x1, 3x3, 1x1 and a shortcut (Figure 5, right); the first 1x1 has the stride, as in the released model."""
 
-    def __init__(self, style: Style, inputs: int, channels: int, stride: int, reduction: int):
+    def __init__(self, config: LayerConfig, inputs: int, channels: int, stride: int, reduction: int):
         outputs = 4 * channels
-        self.reduce = ConvNorm(style, "dense", inputs, channels, 1, stride)
-        self.conv = ConvNorm(style, "dense", channels, channels, 3)
-        self.expand = ConvNorm(style, "pointwise", channels, outputs)
+        self.reduce = ConvNorm(config, "dense", inputs, channels, 1, stride)
+        self.conv = ConvNorm(config, "dense", channels, channels, 3)
+        self.expand = ConvNorm(config, "pointwise", channels, outputs)
         if reduction:
-            self.excite = SqueezeExcite(style, outputs, outputs // reduction, jax.nn.sigmoid)
+            self.excite = SqueezeExcite(config, outputs, outputs // reduction, jax.nn.sigmoid)
         if inputs != outputs:
-            self.shortcut = ConvNorm(style, "dense", inputs, outputs, 1, stride)
+            self.shortcut = ConvNorm(config, "dense", inputs, outputs, 1, stride)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -38,16 +38,16 @@ class Bottleneck(nnx.Module):
 class ResNet50(nnx.Module):
     """Sixteen bottleneck blocks; `reduction` of squeeze-and-excite, 0 for none."""
 
-    def __init__(self, net: Published, reduction: int = 0):
-        style = net.style._replace(padding="symmetric")
-        self.conv1 = ConvNorm(style, "dense", net.in_channels, 64, 7, 2)
+    def __init__(self, net: ZooNetwork, reduction: int = 0):
+        config = net.layer_config._replace(padding="symmetric")
+        self.conv1 = ConvNorm(config, "dense", net.in_channels, 64, 7, 2)
         self.stages = nnx.List()
         inputs = 64
         for channels, repeats, stride in STAGES:
             self.stages.append(nnx.List())
             for repeat in range(repeats):
                 step = stride if repeat == 0 else 1
-                self.stages[-1].append(Bottleneck(style, inputs, channels, step, reduction))
+                self.stages[-1].append(Bottleneck(config, inputs, channels, step, reduction))
                 inputs = 4 * channels
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Dense(inputs, net.num_classes)
@@ -68,5 +68,5 @@ class ResNet50(nnx.Module):
 class SEResNet50(ResNet50):
     """ResNet-50 with squeeze-and-excite behind the last convolution of every block."""
 
-    def __init__(self, net: Published):
+    def __init__(self, net: ZooNetwork):
         super().__init__(net, reduction=16)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mnet_jax.errors import UserError
 from mnet_jax.models.layers import LINEAR, RELU, ConvNorm, Dense, activate, average_pool, global_mean, max_pool
-from mnet_jax.models.specs import Published, Style
+from mnet_jax.models.specs import LayerConfig, ZooNetwork
 
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 """groups -> outputs of stage 2 at scale 1, which double in stages 3 and 4 (Table 1)."""
@@ -38,18 +39,18 @@ class Unit(nnx.Module):
     a quarter of the outputs, down to a multiple of the groups. With `first` the first 1x1 is not grouped.
     """
 
-    def __init__(self, style: Style, inputs: int, outputs: int, stride: int, groups: int, first: bool):
+    def __init__(self, config: LayerConfig, inputs: int, outputs: int, stride: int, groups: int, first: bool):
         bottleneck = outputs // 4 // groups * groups
         branch = outputs - inputs if stride == 2 else outputs
         if bottleneck < 1 or branch < 1 or branch % groups or (not first and inputs % groups):
-            raise ValueError(
+            raise UserError(
                 f"ShuffleNet: a unit from {inputs} to {outputs} channels with model.groups={groups}; allowed: "
                 "groups that divide both, four times as many outputs at least, and more outputs than inputs at stride 2"
             )
         self.groups, self.stride = groups, stride
-        self.reduce = ConvNorm(style, "dense", inputs, bottleneck, groups=1 if first else groups)
-        self.depthwise = ConvNorm(style, "depthwise", bottleneck, bottleneck, 3, stride)
-        self.expand = ConvNorm(style, "dense", bottleneck, branch, groups=groups)
+        self.reduce = ConvNorm(config, "dense", inputs, bottleneck, groups=1 if first else groups)
+        self.depthwise = ConvNorm(config, "depthwise", bottleneck, bottleneck, 3, stride)
+        self.expand = ConvNorm(config, "dense", bottleneck, branch, groups=groups)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """Returns y_BHWC."""
@@ -64,18 +65,18 @@ class Unit(nnx.Module):
 class ShuffleNet(nnx.Module):
     """Stem, pooling, three stages of shuffle units, classifier (Table 1); `net.blocks` rows are stages (c, n, s)."""
 
-    def __init__(self, net: Published):
+    def __init__(self, net: ZooNetwork):
         width, groups, first = net.width, net.groups, CHANNELS[net.groups]
         rows = net.blocks or ((first, 4, 2), (2 * first, 8, 2), (4 * first, 4, 2))
         channels, stride = net.stem or (stem_channels(width, groups), 2)
-        self.stem = ConvNorm(net.style, "dense", net.in_channels, channels, 3, stride)
+        self.stem = ConvNorm(net.layer_config, "dense", net.in_channels, channels, 3, stride)
         self.stages = nnx.List()
         for outputs, repeats, stride in rows:
             outputs = int(outputs * width) // groups * groups if width != 1 else outputs
             self.stages.append(nnx.List())
             for repeat in range(repeats):
                 step, whole = (stride, len(self.stages) == 1) if repeat == 0 else (1, False)
-                self.stages[-1].append(Unit(net.style, channels, outputs, step, groups, whole))
+                self.stages[-1].append(Unit(net.layer_config, channels, outputs, step, groups, whole))
                 channels = outputs
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Dense(channels, net.num_classes)

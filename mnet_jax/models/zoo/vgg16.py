@@ -5,7 +5,7 @@ from flax import nnx
 
 from mnet_jax.models.init import INITS
 from mnet_jax.models.layers import RELU, Conv, Dense, max_pool
-from mnet_jax.models.specs import Published
+from mnet_jax.models.specs import ZooNetwork
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, convolutions); each stage ends in a 2x2 pooling."""
@@ -14,13 +14,13 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 class VGG16(nnx.Module):
     """Thirteen 3x3 convolutions and three dense layers, the first on maps of `side` x `side` (7: images of 224)."""
 
-    def __init__(self, net: Published, side: int = 7):
-        channels, std = net.in_channels, INITS[net.style.init].std
+    def __init__(self, net: ZooNetwork, side: int = 7):
+        channels, std = net.in_channels, INITS[net.layer_config.init].std
         self.stages = nnx.List()
         for outputs, repeats in STAGES:
             self.stages.append(nnx.List())
             for _ in range(repeats):
-                self.stages[-1].append(Conv(net.style, "dense", channels, outputs, 3))
+                self.stages[-1].append(Conv(net.layer_config, "dense", channels, outputs, 3))
                 channels = outputs
         self.fc1 = Dense(side * side * channels, 4096, std(side * side * channels))
         self.fc2 = Dense(4096, 4096, std(4096))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mnet_jax.models import weights
+from mnet_jax.convert.keras import from_keras
 
 PREPROCESSED = {"include_preprocessing": False}
 QUICK = {
@@ -77,7 +77,7 @@ def main(out, *cases):
         )
         randomize(model, rng)
         images_BHWC = rng.uniform(-1, 1, (2, size, size, 3)).astype("float32")
-        network = weights.from_keras(model)
+        network = from_keras(model)
         graphdef, state = nnx.split(network)
         logits = jax.jit(lambda state, images, graph=graphdef: nnx.merge(graph, state)(images)[0])(state, images_BHWC)
         variables = [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
@@ -148,7 +148,7 @@ def keras_like(name, **kernels):
 )
 def test_other_models_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        weights.from_keras(model)
+        from_keras(model)
 
 
 if __name__ == "__main__":

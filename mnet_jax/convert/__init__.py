@@ -1,0 +1,1 @@
+"""Networks of other libraries, converted to those of `mnet_jax.models`."""
