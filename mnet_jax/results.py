@@ -308,3 +308,38 @@ def read_latencies(workdir: Path) -> dict[str, list[float]]:
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what may differ between two identical runs: the clock."""
     return {key: value for key, value in row.items() if key != "timing"}
+
+
+class Rows(list[dict[str, Any]]):
+    """Rows of finished runs as flat records; see `load`."""
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame with a line for each run; needs pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(f"to_pandas needs pandas: pip install pandas ({error})") from None
+        return pandas.DataFrame.from_records(list(self))
+
+
+def load(workdirs: str | Path | Sequence[str | Path]) -> Rows:
+    """The finished runs of one or several workdirs, a flat record each.
+
+    A record has "workdir", "experiment", "scale", "arm", "seed", "run", "lr", every override by its dotted key, every
+    cost as "cost.NAME", every metric by its name, as stored (fractions from 0 to 1; a diverged run's as it counts), and
+    "diverged_at", None or a step. UserError where a folder is no workdir, or a row is damaged.
+    """
+    records = Rows()
+    for workdir in map(Path, [workdirs] if isinstance(workdirs, str | Path) else workdirs):
+        sweep = read_sweep(workdir)
+        for row in read_rows(workdir, sweep):
+            keys = ("experiment", "scale", "arm", "seed", "run", "lr")
+            records.append(
+                {"workdir": str(workdir)}
+                | {key: row[key] for key in keys}
+                | row["overrides"]
+                | {f"cost.{name}": value for name, value in row["cost"].items()}
+                | scored_metrics(row, sweep.metrics)
+                | {"diverged_at": row["diverged_at"]}
+            )
+    return records

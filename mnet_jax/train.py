@@ -220,7 +220,8 @@ class Training:
         lines = []
         for number, cfg in enumerate(self.cfgs):
             line = {"epoch": epoch, "step": self.done, "lr": cfg.optim.lr * factor}
-            for name, total_S in self.totals.items():
+            for name in sorted(self.totals, key=lambda name: (name != "loss", name)):
+                total_S = self.totals[name]
                 line[f"train_{name}"] = float(total_S[number] / (self.steps_per_epoch if name == "loss" else images))
             lines.append(line)
         self.totals = {}

@@ -12,7 +12,7 @@ from mnet_jax.errors import UserError
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import LayerConfig
-from mnet_jax.ops import accumulator, choose, depthwise, filter, native, norm, pointwise
+from mnet_jax.ops import accumulator, choose, depthwise, native, norm, norm_depthwise_norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
@@ -227,8 +227,8 @@ class ConvNorm(Conv):
         y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, config.formulation)
         kernel = depthwise.kernel[...]
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], depthwise.stride, depthwise.padding)
-        inner, outer = (filter.Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
-        z_BHWC, *moments = filter.norm_depthwise_norm(
+        inner, outer = (norm_depthwise_norm.Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
+        z_BHWC, *moments = norm_depthwise_norm.norm_depthwise_norm(
             x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad
         )
         for layer, (mean, var) in zip((self, depthwise), moments, strict=True):

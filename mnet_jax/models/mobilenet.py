@@ -18,7 +18,7 @@ class MobileNet(nnx.Module):
     """
 
     def __init__(self, net: Network):
-        self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS[net.project_act]
+        self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS.get(net.project_act)
         channels, stride = net.stem
         self.stem = ConvNorm(net.layer_config, "dense", net.in_channels, channels, 3, stride)
         self.blocks = nnx.List()
@@ -49,7 +49,7 @@ class MobileNet(nnx.Module):
           logits_BK, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
           "block1/depthwise".., "head", "pooled", and V3's "features".
         """
-        project_bounds = self.project_act if knobs is None else (knobs.project_low, knobs.project_high)
+        project_bounds = self.project_act if knobs is None else knobs.project_act
         x = self.stem(images_BHWC, self.act)
         endpoints = {"stem": x}
         inner: dict[str, jax.Array] = {}

@@ -348,7 +348,7 @@ def network(model: Any) -> Network:
         conv=model.conv,
         shortcut="none" if v1 else model.shortcut,
         act=spec.act or model.act,
-        project_act=model.act if v1 else model.project_act,
+        project_act=model.act if v1 else getattr(model, "project_act", "linear"),
         dropout=model.dropout,
         split=model.split,
         layer_config=layer_config(model),

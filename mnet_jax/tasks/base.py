@@ -107,6 +107,7 @@ class Task:
                   and the targets that they are scored against.
     `score`       (sums, kept, cfg) -> the metrics of group "test" by name. `sums` are those of `sums`, and "images";
                   `kept` is what `per_image` returned, [N, ...], in the order of the held-out images. Runs on the host.
+    `predict`     (outputs, cfg) -> what a user is told of each image, arrays [B, ...] by name.
     `measure`     (cfg, seeds) -> the metrics of each seed, and arrays of the first one by name.
     `pictures`    (workdir, sweep) -> pictures of this task for the report: (title, figure, caption) each.
     """
@@ -123,6 +124,7 @@ class Task:
     sums: Callable[[Outputs, Targets, Any, Any], Mapping[str, Any]] = lambda outputs, targets, mask_B, cfg: {}
     per_image: Callable[[Outputs, Targets, Any], Mapping[str, Any]] = lambda outputs, targets, cfg: {}
     score: Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Any], Mapping[str, float]] | None = None
+    predict: Callable[[Outputs, Any], Mapping[str, Any]] = lambda outputs, cfg: {"outputs": outputs}
     measure: Callable[[Any, list[int]], tuple[list[dict[str, float]], dict[str, np.ndarray]]] | None = None
     pictures: Callable[..., list[Any]] = lambda workdir, sweep: []
 

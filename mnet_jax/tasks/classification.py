@@ -111,6 +111,15 @@ def score(sums: Mapping[str, Any], kept: Mapping[str, Any], cfg: Any) -> dict[st
     return {name: float(total / sums["images"]) for name, total in sums.items() if name != "images"}
 
 
+def predict(logits_BK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
+    """The most likely class, int32 [B], and the probability of each, [B, K]."""
+    import jax
+    import jax.numpy as jnp
+
+    logits_BK = logits_BK.astype(jnp.float32)
+    return {"labels": jnp.argmax(logits_BK, -1).astype(jnp.int32), "probabilities": jax.nn.softmax(logits_BK)}
+
+
 TASK = Task(
     name="classification",
     metrics=metrics,
@@ -120,4 +129,5 @@ TASK = Task(
     loss=loss,
     sums=sums,
     score=score,
+    predict=predict,
 )
