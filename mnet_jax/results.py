@@ -17,14 +17,20 @@ A workdir holds::
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mnet_jax.config import claims
+from mnet_jax.config.claims import Claim
+from mnet_jax.tasks.base import Metric
+
+PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
+"""What a run's `timing` tells apart."""
 
 
 def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
@@ -46,7 +52,7 @@ def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def turn(workdir: Path) -> Iterator[None]:
+def report_lock(workdir: Path) -> Iterator[None]:
     """Waits until no other process makes the report of this workdir; the last one to come in sees every row.
 
     Where no file can be locked it does not wait.
@@ -78,14 +84,18 @@ class Arm:
     `name`       short, unique, usable in a file name.
     `overrides`  dotted config keys, as `sweep(config)` gave them.
     `lr`         the base learning rate it is trained with.
-    `twin_of`    "" for an arm at its own tuned rate, otherwise the arm whose copy this is, at the baseline's rate.
-    `cost`       {"madds", "params"} per image, and {"images"}: images seen in one run (training and evaluation).
+    `same_lr_as` the arm of which this is a copy at the baseline's learning rate, "" otherwise.
+    `variant`    of a tuning: the arm whose learning rate is tried here.
+    `needs`      names of the arms whose trained weights this one starts from or looks at.
+    `cost`       {"madds", "params"} per image, and {"images"}: images that one run trains on.
     """
 
     name: str
     overrides: dict[str, Any]
     lr: float
-    twin_of: str = ""
+    same_lr_as: str = ""
+    variant: str = ""
+    needs: tuple[str, ...] = ()
     cost: dict[str, float] = field(default_factory=dict)
 
 
@@ -109,7 +119,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The plan of a workdir (`sweep.json`). `config` is the base config, flat; the first arm is the baseline."""
+    """The plan of a workdir (`sweep.json`).
+
+    `config` is the base config, flat; the first arm is the baseline. `metrics` are all that a row may have, in the
+    order of a report; the first is the task's default.
+    """
 
     experiment: str
     scale: str
@@ -117,7 +131,8 @@ class Sweep:
     title: str
     command: str
     config: dict[str, Any]
-    claim: dict[str, Any]
+    claim: Claim
+    metrics: tuple[Metric, ...]
     arms: tuple[Arm, ...]
     jobs: tuple[Job, ...]
 
@@ -128,9 +143,14 @@ class Sweep:
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
+    def metric(self, name: str) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == name)
+
 
 def write_sweep(workdir: Path, sweep: Sweep) -> None:
     record = {**vars(sweep), "arms": [vars(arm) for arm in sweep.arms]}
+    record["claim"] = claims.to_json(sweep.claim)
+    record["metrics"] = [asdict(metric) for metric in sweep.metrics]
     record["jobs"] = [{**vars(job), "runs": [vars(run) for run in job.runs]} for job in sweep.jobs]
     write_atomic(workdir / "sweep.json", to_json(record))
 
@@ -144,8 +164,10 @@ def read_sweep(workdir: Path) -> Sweep:
     jobs = tuple(
         Job(job["name"], job["program"], tuple(Run(**run) for run in job["runs"])) for job in record.pop("jobs")
     )
-    arms = tuple(Arm(**arm) for arm in record.pop("arms"))
-    return Sweep(**record, arms=arms, jobs=jobs)
+    arms = tuple(Arm(**{**arm, "needs": tuple(arm["needs"])}) for arm in record.pop("arms"))
+    claim = claims.parse(record.pop("claim"), str(path))
+    metrics = tuple(Metric(**metric) for metric in record.pop("metrics"))
+    return Sweep(**record, claim=claim, metrics=metrics, arms=arms, jobs=jobs)
 
 
 def run_dir(workdir: Path, run: str) -> Path:
@@ -170,20 +192,15 @@ def read_rows(workdir: Path, runs: Iterable[Run]) -> list[dict[str, Any]]:
     return [read_json(run_dir(workdir, run.name) / "result.json") for run in runs if is_done(workdir, run.name)]
 
 
-CHANCE: Mapping[str, Callable[[int], float]] = {
-    "accuracy": lambda classes: 1 / classes,
-    "top5_accuracy": lambda classes: 5 / classes,
-    "nll": math.log,
-}
-"""What a diverged run counts as, by the number of classes."""
+def scored_metrics(row: Mapping[str, Any], metrics: Iterable[Metric]) -> dict[str, float]:
+    """The metrics of a row as they count, as stored: those of a diverged run are `Metric.diverged`.
 
-
-def counted(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row as they count: a diverged run is at chance level."""
-    metrics = dict(row["metrics"])
-    if row["diverged_at"] is not None:
-        metrics |= {name: chance(row["classes"]) for name, chance in CHANCE.items() if name in metrics}
-    return metrics
+    Of a diverged run those metrics are left out for which such a run has no score.
+    """
+    if row["diverged_at"] is None:
+        return dict(row["metrics"])
+    scores = {metric.name: metric.diverged for metric in metrics if metric.name in row["metrics"]}
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnet_jax import config, results, stats
+from mnet_jax.config import claims
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Run, Sweep
+from mnet_jax.tasks.base import Metric
 
 if TYPE_CHECKING:
     from mnet_jax.data.sources import Source
@@ -76,12 +79,12 @@ def plan(
     config.check(base, where)
 
     arms = _arms(experiment, base, overrides, where)
-    claim = _jsonable(experiment.claim(base) if callable(experiment.claim) else dict(experiment.claim))
-    for contrast in claim.get("contrasts", ()):
-        if unknown := [name for name in contrast["arms"] if name not in arms]:
-            raise ValueError(f"{where}: the claim names arm {unknown[0]!r}; the sweep's are {', '.join(arms)}")
+    metrics = _metrics(base)
+    claim = claims.parse(experiment.claim(base) if callable(experiment.claim) else experiment.claim, where)
+    claim = replace(claim, metric=claim.metric or metrics[0].name)
+    claims.check(claim, arms, [metric.name for metric in metrics], where)
     if mode == "tune":
-        arms, claim["tune_arms"] = _tuning_grid(arms, base)
+        arms = _tuning_grid(arms, base)
     elif base.task == "classification":
         arms = _with_twins(arms)
 
@@ -104,6 +107,7 @@ def plan(
         command=command,
         config=_jsonable(config.flatten(base)),
         claim=claim,
+        metrics=metrics,
         arms=tuple(arms.values()),
         jobs=_jobs(programs, seeds, base.runs_per_job),
     )
@@ -132,13 +136,16 @@ def widened(workdir: Path, sweep: Sweep) -> Sweep:
     first, width = sweep.config["seeds"], sweep.config["seeds_until"]
     jobs = tuple(job for job in sweep.jobs if all(run.seed < first for run in job.runs))
     pilot = replace(sweep, jobs=jobs)
-    if not width or sweep.mode == "tune" or not sweep.claim.get("contrasts") or left(workdir, pilot):
+    if not width or sweep.mode == "tune" or not sweep.claim.contrasts or left(workdir, pilot):
         return sweep
-    claim = {"metric": "accuracy", **sweep.claim}
+    metric = sweep.metric(sweep.claim.metric)
     values: dict[str, dict[int, float]] = {arm.name: {} for arm in sweep.arms}
     for row in results.read_rows(workdir, pilot.runs):
-        values[row["arm"]][row["seed"]] = results.counted(row)[claim["metric"]]
-    seeds = min(stats.seeds_for_width(claim, values, width), sweep.config["seeds_max"])
+        scores = results.scored_metrics(row, sweep.metrics)
+        if metric.name in scores:
+            values[row["arm"]][row["seed"]] = scores[metric.name]
+    needed = stats.seeds_for_width(sweep.claim.contrasts, values, width, metric.print_factor)
+    seeds = min(needed, sweep.config["seeds_max"])
     of_arm = {run.arm: job.program for job in jobs for run in job.runs}
     programs = {arm.name: of_arm[arm.name] for arm in sweep.arms}
     return replace(pilot, jobs=jobs + _jobs(programs, range(first, seeds), sweep.config["runs_per_job"]))
@@ -218,17 +225,34 @@ def _with_twins(arms: dict[str, Arm]) -> dict[str, Arm]:
     for name, arm in arms.items():
         if arm.lr != lr:
             twin = f"{name}@lr{lr:g}"
-            twins[twin] = Arm(twin, {**arm.overrides, "optim.lr": lr}, lr, twin_of=name)
+            twins[twin] = Arm(twin, {**arm.overrides, "optim.lr": lr}, lr, same_lr_as=name)
     return {**arms, **twins}
 
 
-def _tuning_grid(arms: dict[str, Arm], base: Any) -> tuple[dict[str, Arm], dict[str, str]]:
-    grid = {
-        f"{name}@lr{lr:g}": Arm(f"{name}@lr{lr:g}", {**arm.overrides, "optim.lr": float(lr)}, float(lr))
+def _tuning_grid(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
+    return {
+        f"{name}@lr{lr:g}": Arm(f"{name}@lr{lr:g}", {**arm.overrides, "optim.lr": float(lr)}, float(lr), variant=name)
         for name, arm in arms.items()
         for lr in base.tune.lrs
     }
-    return grid, {name: name.rsplit("@lr", 1)[0] for name in grid}
+
+
+def _metrics(base: Any) -> tuple[Metric, ...]:
+    if base.task == "spiral":
+        names = ("collapsed", "collapsed_theory", "all_zero", "readout_error", "pinv_error")
+        return tuple(Metric(name, name.replace("_", " "), higher_is_better=False) for name in names)
+    inside = ("dead_bottleneck", "dead_depthwise", "little_used_depthwise")
+    inside += ("active_share", "active_sd", "above_threshold")
+    classes = base.model.num_classes
+    guessed, surprise = 1 / classes, math.log(classes)
+    return (
+        Metric("accuracy", "accuracy", "%", 2, diverged=guessed),
+        Metric("nll", "NLL", "", 3, higher_is_better=False, diverged=surprise),
+        *((Metric("top5_accuracy", "top-5 accuracy", "%", 2, diverged=5 / classes),) * (classes > 10)),
+        Metric("train_loss", "training loss", "", 3, higher_is_better=False, diverged=surprise, group="training"),
+        Metric("train_accuracy", "training accuracy", "%", 2, diverged=guessed, group="training"),
+        *(Metric(name, name.replace("_", " "), "%", 2, group="inside") for name in inside),
+    )
 
 
 def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where: str) -> dict[str, Arm]:

@@ -36,7 +36,7 @@ class Clock:
     """Seconds by what they were spent on."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("start", "compile", "data", "steps", "evaluation", "writing"), 0.0)
+        self.seconds = dict.fromkeys(results.PHASES, 0.0)
 
     @contextlib.contextmanager
     def spent(self, on: str) -> Iterator[None]:

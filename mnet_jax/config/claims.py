@@ -98,7 +98,9 @@ def parse(value: Any, where: str) -> Claim:
     if isinstance(value, Claim):
         value = {field.name: getattr(value, field.name) for field in fields(Claim)}
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: the claim is {_shown(value)}; allowed: a dict with keys of {', '.join(_keys(Claim))}")
+        raise UserError(
+            f"{where}: the claim is {_shown(value)}; allowed: a dict with keys of {', '.join(_keys(Claim))}"
+        )
     _check_keys(value, _keys(Claim), f"{where}: the claim")
     for key in ("text", "source", "published", "metric"):
         _check_type(value.get(key, ""), str, f"{where}: the claim's {key}", "a string")
@@ -151,7 +153,9 @@ def _contrast(value: Any, where: str) -> Contrast:
     if isinstance(value, Contrast):
         value = asdict(value)
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {_shown(value)}; allowed: config.greater, equivalent, trend or interaction of arms")
+        raise UserError(
+            f"{where} is {_shown(value)}; allowed: config.greater, equivalent, trend or interaction of arms"
+        )
     _check_keys(value, _keys(Contrast), where)
     kind = value.get("kind")
     if kind not in KINDS:
@@ -167,7 +171,9 @@ def _contrast(value: Any, where: str) -> Contrast:
     elif kind == "trend":
         pairs = []
         if len(arms) != len(x) or len(set(arms)) != len(arms) or len(arms) < 2:
-            raise UserError(f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least 2")
+            raise UserError(
+                f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least 2"
+            )
     else:
         pairs = list(zip(arms[::2], arms[1::2], strict=False))
         if len(arms) != 2 * len(x) or len(x) < 2:
@@ -200,7 +206,9 @@ def _curve(value: Any, where: str) -> Mapping[str, Any] | None:
     points = value.get("points", {})
     lacking = [arm for group in series.values() for arm in group if arm not in points]
     if value["x"] not in COSTS and (lacking or not points):
-        raise UserError(f"{where}: no point for {lacking[0] if lacking else 'any arm'}; x = {value['x']!r} needs one each")
+        raise UserError(
+            f"{where}: no point for {lacking[0] if lacking else 'any arm'}; x = {value['x']!r} needs one each"
+        )
     return {"x": value["x"], "points": dict(points), "series": series}
 
 
