@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import config, sharding, step, sweep
-from mnet_jax.errors import UserError
 from mnet_jax.experiment import Code
 from mnet_jax.results import Sweep
 

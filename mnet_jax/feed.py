@@ -44,7 +44,9 @@ class DeviceFeed:
         self.dataset = _on_devices(dataset, mesh)
         self.corrupt = 0  # every image in memory could be read
         columns = zip(*(_whole_batches(split.test, batch_size) for split in self.splits), strict=True)
-        self._held_out = {name: self._put(np.stack(column)) for name, column in zip(("index", "mask"), columns, strict=True)}
+        self._held_out = {
+            name: self._put(np.stack(column)) for name, column in zip(("index", "mask"), columns, strict=True)
+        }
         self._epoch: tuple[int, Batches] = (-1, {})
 
     def next_chunk(self, step: int) -> Chunk:

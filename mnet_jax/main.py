@@ -1,4 +1,4 @@
-"""The command line: `python -m mnet_jax.main --config experiments/NAME.py[:SCALE]` reads flags and calls `laboratory`."""
+"""`python -m mnet_jax.main --config experiments/NAME.py[:SCALE]`: reads the command line and calls `laboratory`."""
 
 import argparse
 import glob

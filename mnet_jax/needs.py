@@ -65,7 +65,9 @@ def start_from(state: step.State, sources: Sequence[dict[str, Source]], mesh: Me
             path = source.record.get("file") or source.record["run"]
             fitting = weights.fit(path, source.tensors, wanted, source.partly)
             if rest := sorted(set(wanted) - set(fitting)):
-                logging.info("%s: %d of %d weights fit; drawn instead: %s", path, len(fitting), len(wanted), ", ".join(rest))
+                logging.info(
+                    "%s: %d of %d weights fit; drawn instead: %s", path, len(fitting), len(wanted), ", ".join(rest)
+                )
             for name in fitting:
                 arrays[name][number] = source.tensors[name]
     put = {
@@ -96,7 +98,9 @@ def teachers(sources: Sequence[dict[str, Source]], network: step.Network | None)
     found = []
     for of_run in sources:
         source = of_run["teacher"]
-        weights.fit(source.record.get("file") or source.record["run"], source.tensors, weights.flatten(params, batch_stats))
+        weights.fit(
+            source.record.get("file") or source.record["run"], source.tensors, weights.flatten(params, batch_stats)
+        )
         trees = {"params": params, "batch_stats": batch_stats}
         arrays = {part: weights.unflatten(source.tensors, tree) for part, tree in trees.items()}
         found.append({**arrays, "traced": traced})

@@ -232,8 +232,8 @@ def read_row(workdir: Path, sweep: Sweep, run: Run) -> dict[str, Any]:
     place = {"run": run.name, "arm": run.arm, "seed": run.seed}
     if other := [key for key, value in place.items() if row[key] != value]:
         raise UserError(
-            f"{path} is the row of another run: its {other[0]} is {row[other[0]]!r}, this folder's is {place[other[0]]!r}; "
-            "remove the folder and run the command again"
+            f"{path} is the row of another run: its {other[0]} is {row[other[0]]!r}, this folder's is "
+            f"{place[other[0]]!r}; remove the folder and run the command again"
         )
     units = {metric.name: metric.unit for metric in sweep.metrics}
     for name, value in row["metrics"].items():
@@ -262,7 +262,9 @@ def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
         except ValueError as error:
-            raise UserError(f"{path}, line {number} is not valid JSON ({error}); remove the folder to run again") from None
+            raise UserError(
+                f"{path}, line {number} is not valid JSON ({error}); remove the folder to run again"
+            ) from None
         if not isinstance(line, dict) or not all(isinstance(line.get(key), int) for key in ("epoch", "step")):
             raise UserError(f"{path}, line {number} has no epoch and step; remove the folder to run again")
         lines.append(line)

@@ -14,14 +14,15 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+
+from mnet_jax.config.claims import Contrast
 
 ALPHA = 0.05
 POWER = 0.8
 
-Values = Mapping[int, float]
+BySeed = Mapping[int, float]
 """Seed -> value of one arm."""
 
 
@@ -44,9 +45,9 @@ class Estimate:
 class Difference:
     """A mean of paired differences and its 95 % t-interval.
 
-    `p`         two-sided, of "the true mean is 0"; the sign-flip test's where all differences are the same.
-    `findable`  the smallest true mean that this many seeds find with 80 % power at two-sided .05, given this
-                sd; nan where all differences are the same.
+    `p`  two-sided, of "the true mean is 0"; the sign-flip test's where all differences are the same.
+    `minimum_detectable_effect`  the smallest true mean that this many seeds find with 80 % power at two-sided .05,
+                                 given this sd; nan where all differences are the same.
 
     With one pair only `n` and `mean` are numbers, with none only `n`.
     """
@@ -58,7 +59,11 @@ class Difference:
     high: float
     degrees: int
     p: float
-    findable: float
+    minimum_detectable_effect: float
+
+    def reversed(self) -> "Difference":
+        """The difference the other way round."""
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,17 @@ class Verdict:
     """What the runs say about one primary contrast.
 
     `difference`  arms[0] - arms[1], or the slopes of a trend, in what is printed (points for accuracy).
-    `p`           of the decision that the data favour, see `verdicts`; `adjusted` is after Holm's correction.
+    `p`           of the decision that the data favour, see `verdicts`.
+    `adjusted`    p after Holm's correction; nan where there was no test.
     `outcome`     "supported", "contradicted", "no difference found" ("no equivalence shown" where that is
                   the claim) or "not enough runs yet".
-    `published`   the paper's figure in the same units, or None.
     """
 
-    kind: str
-    arms: tuple[str, ...]
+    contrast: Contrast
     difference: Difference
     p: float
     adjusted: float
     outcome: str
-    sentence: str
-    published: float | None = None
 
 
 def estimate(values: Iterable[float], pilot: int = 0) -> Estimate:
@@ -108,14 +110,14 @@ def log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(intercept), float(slope)
 
 
-def paired(a: Values, b: Values) -> dict[int, float]:
+def paired(a: BySeed, b: BySeed) -> dict[int, float]:
     """The differences a - b for the seeds that both have; a difference that is only rounding is 0."""
     seeds = sorted(a.keys() & b.keys())
     equal = {seed: math.isclose(a[seed], b[seed], rel_tol=1e-12) for seed in seeds}
     return {seed: 0.0 if equal[seed] else a[seed] - b[seed] for seed in seeds}
 
 
-def difference(a: Values, b: Values, pilot: int = 0) -> Difference:
+def difference(a: BySeed, b: BySeed, pilot: int = 0) -> Difference:
     """The mean of a - b over the seeds that both have, its 95 % t-interval and paired t-test."""
     return _test(paired(a, b).values(), pilot)
 
@@ -123,8 +125,8 @@ def difference(a: Values, b: Values, pilot: int = 0) -> Difference:
 def _test(differences: Iterable[float], pilot: int) -> Difference:
     e = estimate(differences, pilot)
     p = 2 * _below(e, -abs(e.mean)) if e.n > 1 else math.nan
-    findable = _findable(e.n, e.degrees) * e.sd if e.n > 1 and e.sd else math.nan
-    return Difference(e.n, e.mean, e.sd, e.low, e.high, e.degrees, p, findable)
+    effect = _detectable_effect(e.n, e.degrees) * e.sd if e.n > 1 and e.sd else math.nan
+    return Difference(e.n, e.mean, e.sd, e.low, e.high, e.degrees, p, effect)
 
 
 def _below(value: Estimate | Difference, mean: float) -> float:
@@ -137,16 +139,19 @@ def _below(value: Estimate | Difference, mean: float) -> float:
     return float(stdtr(value.degrees, mean / sd * math.sqrt(n)))
 
 
-def seeds_for_width(claim: Mapping[str, Any], values: Mapping[str, Values], width: float) -> int:
+def seeds_for_width(
+    contrasts: Sequence[Contrast], values: Mapping[str, BySeed], width: float, factor: float = 1.0
+) -> int:
     """How many seeds make every primary 95 % interval at most this wide, given the values of the pilot (Stein 1945).
 
-    `values` are as for `verdicts`, of the pilot's seeds alone. The width, high minus low, is in what is printed; of a
-    trend it is that of the rise over all of x.
+    `values` and `factor` are as for `verdicts`, of the pilot's seeds alone. The width, high minus low, is in what is
+    printed; of a trend it is that of the rise over all of x.
     """
-    pilot = min((len(of_seed) for of_seed in values.values()), default=0)
+    pilot = min((len(by_seed) for by_seed in values.values()), default=0)
     seeds = pilot
-    for verdict, contrast in zip(verdicts({**claim, "pilot": 0}, values), claim["contrasts"], strict=True):
-        sd = verdict.difference.sd * (max(contrast["x"]) - min(contrast["x"]) if "x" in contrast else 1)
+    for verdict in verdicts(contrasts, values, factor):
+        x = verdict.contrast.x
+        sd = verdict.difference.sd * (max(x) - min(x) if x else 1)
         seeds = max(seeds, math.ceil((2 * _critical(pilot - 1, ALPHA) * sd / width) ** 2))
     return seeds
 
@@ -174,7 +179,7 @@ def power(effect: float, sd: float, n: int, alpha: float = ALPHA, degrees: int =
 
 
 @functools.cache
-def _findable(n: int, degrees: int) -> float:
+def _detectable_effect(n: int, degrees: int) -> float:
     """The effect, in sd of the differences, that n seeds find with the power POWER."""
     from scipy.optimize import brentq
 
@@ -193,60 +198,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-SHARES = ("dead_", "little_used_", "active_", "above_")
-"""How the names of `analysis.METRICS` begin."""
-
-
-def is_percentage(metric: str) -> bool:
-    """Whether a metric is a fraction on disk and a percentage in print: accuracies, shares of channels or pixels."""
-    return metric.endswith("accuracy") or metric.startswith(SHARES)
-
-
-def scale(metric: str) -> float:
-    """What a metric is multiplied with in print."""
-    return 100.0 if is_percentage(metric) else 1.0
-
-
-def number(metric: str, value: float, sign: bool = False) -> str:
-    """A value in print, with `sign` a difference: percentages to .01, NLL to .001, others to 3 digits."""
-    if not math.isfinite(value):
-        return "–"
-    other = "#.3g" if value else ".0f"
-    form = ".2f" if is_percentage(metric) else ".3f" if metric == "nll" else other
-    return f"{value:{'+' if sign else ''}{form}}".rstrip(".")
-
-
-def quantity(count: float) -> str:
-    """A count to 3 digits, with k, M or G."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:#.3g}".rstrip(".") + f" {letter}"
-    return f"{count:g}" if math.isfinite(count) else "–"
-
-
-def unit(metric: str) -> str:
-    """What follows a printed difference."""
-    return " points" if is_percentage(metric) else ""
-
-
-def interval(metric: str, value: Estimate | Difference, sign: bool = False) -> str:
-    """`mean [low, high]`, the interval left out where there is none."""
-    mean, low, high = (number(metric, x, sign) for x in (value.mean, value.low, value.high))
-    return mean if math.isnan(value.low) else f"{mean} [{low}, {high}]"
-
-
-def amount(metric: str, value: Difference, sign: bool = False) -> str:
-    """`mean unit [low, high]`."""
-    mean, space, bounds = interval(metric, value, sign).partition(" ")
-    return f"{mean}{unit(metric)}{space}{bounds}"
-
-
-def p_text(p: float) -> str:
-    return "–" if math.isnan(p) else "<0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Verdict]:
-    """One verdict for each primary contrast, in the claim's order.
+def verdicts(
+    contrasts: Sequence[Contrast], values: Mapping[str, BySeed], factor: float = 1.0, pilot: int = 0
+) -> list[Verdict]:
+    """One verdict for each primary contrast, in their order.
 
     Each contrast gives a p for the decision that the data favour:
 
@@ -262,62 +217,63 @@ def verdicts(claim: Mapping[str, Any], values: Mapping[str, Values]) -> list[Ver
     shown").
 
     Args:
-      claim: its "metric" and "contrasts" are read, and "pilot": how many first seeds the number of all followed from,
-        0 where it was fixed.
-      values: arm -> seed -> value as in a row; scaled here to what is printed, in which margins are given.
-
-    Raises ValueError for an unknown kind of contrast.
+      contrasts: the primary questions.
+      values: arm -> seed -> value as stored; an arm that is not among them has no runs yet.
+      factor: what a stored value is multiplied with in print; differences and margins are in printed units.
+      pilot: how many first seeds the number of all followed from, 0 where it was fixed.
     """
-    metric = claim["metric"]
-    printed = {arm: {seed: scale(metric) * value for seed, value in of_seed.items()} for arm, of_seed in values.items()}
-    for contrast in claim["contrasts"]:
-        if contrast["kind"] not in KINDS:
-            raise ValueError(f"no contrast of the kind {contrast['kind']!r}; allowed: {', '.join(KINDS)}")
-    contrasts = [{**contrast, "pilot": claim.get("pilot", 0)} for contrast in claim["contrasts"]]
-    found = [
-        KINDS[contrast["kind"]](contrast, [printed.get(arm, {}) for arm in contrast["arms"]]) for contrast in contrasts
+    printed = {arm: {seed: factor * value for seed, value in by_seed.items()} for arm, by_seed in values.items()}
+    measured = [
+        _TESTS[contrast.kind](contrast, [printed.get(arm, {}) for arm in contrast.arms], pilot)
+        for contrast in contrasts
     ]
-    tested = [index for index, (measured, _, _) in enumerate(found) if measured.n >= 2]
-    adjusted = dict(zip(tested, holm([found[index][1] for index in tested]), strict=True))
-    made = []
-    for index, (contrast, (measured, p, agrees)) in enumerate(zip(contrasts, found, strict=True)):
-        kind, holm_p = contrast["kind"], adjusted.get(index, math.nan)
-        if index not in adjusted:
-            outcome = "not enough runs yet"
-        elif holm_p < ALPHA:
-            outcome = "supported" if agrees else "contradicted"
-        else:
-            outcome = "no equivalence shown" if kind == "equivalent" else "no difference found"
-        sentence = _sentence(metric, contrast, measured, outcome, holm_p, len(tested))
-        arms, published = tuple(contrast["arms"]), contrast.get("published")
-        made.append(Verdict(kind, arms, measured, p, holm_p, outcome, sentence, published))
-    return made
+    tested = [index for index, (difference, _, _) in enumerate(measured) if difference.n >= 2]
+    adjusted = dict(zip(tested, holm([measured[index][1] for index in tested]), strict=True))
+    return [
+        Verdict(contrast, difference, p, adjusted.get(index, math.nan), _outcome(contrast, adjusted.get(index), agrees))
+        for index, (contrast, (difference, p, agrees)) in enumerate(zip(contrasts, measured, strict=True))
+    ]
 
 
-def _greater(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    measured = difference(*arms, pilot=contrast["pilot"])
+def _outcome(contrast: Contrast, adjusted: float | None, agrees: bool) -> str:
+    if adjusted is None:
+        return "not enough runs yet"
+    if adjusted < ALPHA:
+        return "supported" if agrees else "contradicted"
+    return "no equivalence shown" if contrast.kind == "equivalent" else "no difference found"
+
+
+_Test = tuple[Difference, float, bool]
+"""What was measured, the p of the decision that it favours, and whether that decision is the claim's."""
+
+
+def _greater(contrast: Contrast, arms: Sequence[BySeed], pilot: int) -> _Test:
+    measured = difference(*arms, pilot=pilot)
     return measured, measured.p, measured.mean > 0
 
 
-def _trend(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    return _slope(contrast, [paired(arm, arms[0]) for arm in arms])
+def _trend(contrast: Contrast, arms: Sequence[BySeed], pilot: int) -> _Test:
+    return _slope(contrast, [paired(arm, arms[0]) for arm in arms], pilot)
 
 
-def _interaction(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    return _slope(contrast, [paired(first, second) for first, second in zip(arms[::2], arms[1::2], strict=True)])
+def _interaction(contrast: Contrast, arms: Sequence[BySeed], pilot: int) -> _Test:
+    leads = [paired(first, second) for first, second in zip(arms[::2], arms[1::2], strict=True)]
+    return _slope(contrast, leads, pilot)
 
 
-def _slope(contrast: Mapping[str, Any], rises: Sequence[Values]) -> tuple[Difference, float, bool]:
-    x = np.asarray(contrast["x"], np.float64)
+def _slope(contrast: Contrast, heights: Sequence[BySeed], pilot: int) -> _Test:
+    """The test of the least-squares slopes of the heights against the contrast's x, one slope a seed."""
+    x = np.asarray(contrast.x, np.float64)
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    seeds = sorted(set.intersection(*map(set, rises)))
-    slopes = [float(weights @ np.array([rise[seed] for rise in rises])) for seed in seeds]
-    measured = _test(slopes, contrast["pilot"])
-    return measured, measured.p, measured.mean * contrast["sign"] > 0
+    seeds = sorted(set.intersection(*map(set, heights)))
+    slopes = [float(weights @ np.array([height[seed] for height in heights])) for seed in seeds]
+    measured = _test(slopes, pilot)
+    return measured, measured.p, measured.mean * contrast.sign > 0
 
 
-def _equivalent(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Difference, float, bool]:
-    measured, margin = difference(*arms, pilot=contrast["pilot"]), contrast["margin"]
+def _equivalent(contrast: Contrast, arms: Sequence[BySeed], pilot: int) -> _Test:
+    measured, margin = difference(*arms, pilot=pilot), contrast.margin
+    assert margin is not None
     if measured.n < 2:
         return measured, math.nan, False
     mean = measured.mean
@@ -326,48 +282,4 @@ def _equivalent(contrast: Mapping[str, Any], arms: Sequence[Values]) -> tuple[Di
     return measured, min(inside, outside), inside < outside
 
 
-KINDS = {"greater": _greater, "trend": _trend, "interaction": _interaction, "equivalent": _equivalent}
-"""Kind of contrast -> its test: what was measured, p of the favoured decision, is that the claim's?"""
-
-
-def _sentence(
-    metric: str, contrast: Mapping[str, Any], measured: Difference, outcome: str, holm_p: float, tests: int
-) -> str:
-    kind, arms = contrast["kind"], contrast["arms"]
-    first, last, up = arms[0], arms[-1], measured.mean > 0
-    if outcome == "not enough runs yet":
-        return f"Not enough runs yet: seeds finished in each of {', '.join(arms)}: {measured.n} (2 needed)."
-    decided = outcome in ("supported", "contradicted")
-    words = metric.replace("_", " ")
-    if kind == "equivalent":
-        margin = f"{contrast['margin']:g}{unit(metric)}"
-        where = ("inside" if outcome == "supported" else "outside") if decided else "not shown to lie inside"
-        fact = f"{first} - {last} = {amount(metric, measured, sign=True)}, {where} ±{margin}"
-    elif kind == "trend":
-        slope = amount(metric, measured, sign=True)
-        moves = f"{words} {'rises' if up else 'falls'} from {first} to {last}, slope"
-        fact = f"{moves} {slope}" if decided else f"{words} from {first} to {last}: slope {slope}"
-    elif kind == "interaction":
-        lead = f"lead of {first} over {arms[1]}"
-        moves = f"the {lead} {'grows' if up else 'shrinks'} towards" if decided else f"the {lead}, towards"
-        fact = f"{moves} {arms[-2]} over {last}, slope {amount(metric, measured, sign=True)}"
-    elif decided:
-        winner, loser, gap = (first, last, measured) if up else (last, first, _reverse(measured))
-        fact = f"{winner} exceeds {loser} by {amount(metric, gap)}" + ("" if unit(metric) else f" in {words}")
-    else:
-        fact = f"{first} - {last} = {amount(metric, measured, sign=True)}"
-    p = "p < 0.0001" if holm_p < 1e-4 else f"p = {p_text(holm_p)}"
-    budget = " within this budget" if metric.endswith("accuracy") or metric == "nll" else ""
-    sentence = f"{outcome.capitalize()}{budget}: {fact}, {p}{' (Holm)' if tests > 1 else ''}"
-    if outcome == "no difference found" and measured.findable > 0:
-        what = "slope" if kind in ("trend", "interaction") else "difference"
-        findable = f"a true {what} of {number(metric, measured.findable)}{unit(metric)}"
-        sentence += f"; these {measured.n} seeds would find {findable} with 80 % power"
-    if pilot := contrast["pilot"]:
-        sentence += f". The number of seeds, {measured.n}, followed from the width that the interval was to have and "
-        sentence += f"the spread of the first {min(pilot, measured.n)}, not from p (Stein 1945)"
-    return sentence + "."
-
-
-def _reverse(value: Difference) -> Difference:
-    return replace(value, mean=-value.mean, low=-value.high, high=-value.low)
+_TESTS = {"greater": _greater, "trend": _trend, "interaction": _interaction, "equivalent": _equivalent}

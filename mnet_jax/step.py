@@ -144,7 +144,13 @@ def build(
         return new, {"loss": loss, **parts}
 
     def train_run(
-        state: State, traced: Any, teacher_weights: Any, dataset: Any, batches: Batches, start: jax.Array, count: jax.Array
+        state: State,
+        traced: Any,
+        teacher_weights: Any,
+        dataset: Any,
+        batches: Batches,
+        start: jax.Array,
+        count: jax.Array,
     ) -> tuple[State, dict[str, jax.Array]]:
         """The updates `start` to `start + count` of one run."""
 

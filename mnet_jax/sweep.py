@@ -140,7 +140,9 @@ def _jobs(arms: Mapping[str, Arm], programs: Mapping[str, str], seeds: Iterable[
         for (depth, digest), runs in queues.items()
         for first in range(0, len(runs), size)
     ]
-    batches.sort(key=lambda batch: (batch[2][0].seed, batch[0]))  # all arms advance together, so partial reports compare
+    batches.sort(
+        key=lambda batch: (batch[2][0].seed, batch[0])
+    )  # all arms advance together, so partial reports compare
     return tuple(_job(digest, runs) for _, digest, runs in batches)
 
 
@@ -291,7 +293,9 @@ def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
         return Need(role, arm=value)
     path = Path(value)
     if not path.is_file():
-        raise UserError(f"{where}={value!r}{nearest(value, arms)}; allowed: a weights file, or one of {', '.join(arms)}")
+        raise UserError(
+            f"{where}={value!r}{nearest(value, arms)}; allowed: a weights file, or one of {', '.join(arms)}"
+        )
     return Need(role, file=str(path.resolve()), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -474,7 +478,9 @@ def stopped(workdir: Path, sweep: Sweep) -> list[str]:
             if results.is_done(workdir, needed.name):
                 diverged_at = results.read_row(workdir, sweep, needed)["diverged_at"]
                 if diverged_at is not None:
-                    lines.append(f"{run.name} cannot be trained: its {need.role}, {needed.name}, diverged at step {diverged_at}")
+                    lines.append(
+                        f"{run.name} cannot be trained: its {need.role}, {needed.name}, diverged at step {diverged_at}"
+                    )
             elif any(line.startswith(f"{needed.name} cannot") for line in lines):
                 lines.append(f"{run.name} cannot be trained: its {need.role}, {needed.name}, cannot be trained either")
     return lines

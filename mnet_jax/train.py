@@ -246,7 +246,9 @@ class Training:
         assert self.task.score
         return [
             self.task.score(
-                {name: total_S[number] for name, total_S in totals_S.items()}, _in_order(kept, number), self.cfgs[number]
+                {name: total_S[number] for name, total_S in totals_S.items()},
+                _in_order(kept, number),
+                self.cfgs[number],
             )
             for number in range(len(self.cfgs))
         ]
@@ -365,9 +367,7 @@ MASK = ""
 
 def _in_order(kept: list[dict[str, np.ndarray]], number: int) -> dict[str, np.ndarray]:
     """What is kept of each held-out image of a run, [N, ...], from pieces [S, N, B, ...]; {} where nothing is."""
-    flat = [
-        {name: array[number].reshape(-1, *array.shape[3:]) for name, array in piece.items()} for piece in kept
-    ]
+    flat = [{name: array[number].reshape(-1, *array.shape[3:]) for name, array in piece.items()} for piece in kept]
     joined = {name: np.concatenate([piece[name] for piece in flat]) for name in (flat[0] if flat else ())}
     mask = joined.pop(MASK, None)
     return {name: array[mask > 0] for name, array in joined.items()}

@@ -120,10 +120,14 @@ def load(path: str | Path, formulation: str = "", file: str | Path = "") -> Trai
     code = experiment.Code()
     if "sha256" in made_by:
         if not file:
-            raise UserError(f"{path} was trained by the code of {made_by['file']}: load it with file=that experiment file")
+            raise UserError(
+                f"{path} was trained by the code of {made_by['file']}: load it with file=that experiment file"
+            )
         loaded = experiment.load(Path(file))
         if loaded.fingerprint.get("sha256") != made_by["sha256"]:
-            raise UserError(f"{path} was trained by another version of {file} (SHA-256 of its code {made_by['sha256']})")
+            raise UserError(
+                f"{path} was trained by another version of {file} (SHA-256 of its code {made_by['sha256']})"
+            )
         code = loaded.code
     try:
         cfg = config.unflatten(header["config"])

@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from mnet_jax import config, results, stats
+from mnet_jax import results, stats
+from mnet_jax.config.claims import greater
 
-CLAIM = {"metric": "accuracy", "contrasts": [config.greater("a", "b")]}
+CONTRASTS = [greater("a", "b")]
 DRAWS, ARM = 2000, 12
 SHIFT = 0.008
 
@@ -36,7 +37,7 @@ def outcomes(accuracies, shift):
     for _ in range(DRAWS):
         a, b = draw.permutation(len(accuracies))[: 2 * ARM].reshape(2, ARM)
         values = {name: dict(enumerate(accuracies[rows] + up)) for name, rows, up in (("a", a, shift), ("b", b, 0.0))}
-        found.append(stats.verdicts(CLAIM, values)[0].outcome)
+        found.append(stats.verdicts(CONTRASTS, values)[0].outcome)
     return found
 
 

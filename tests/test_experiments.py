@@ -48,12 +48,12 @@ def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
 def assert_kept(plan):
     """Its arms of equal cost have it within 2 % of the first; what it draws are its arms."""
     arms = {arm.name: arm for arm in plan.arms}
-    for reference, *others in plan.claim.get("equal_madds", ()):
+    for reference, *others in plan.claim.equal_madds:
         for other in others:
             if arms[other].cost:
                 assert arms[other].cost["madds"] == pytest.approx(arms[reference].cost["madds"], rel=0.02), other
-    grid, curve = plan.claim.get("grid", {}), plan.claim.get("curve", {})
-    drawn = [*grid.get("cells", ()), *curve.get("points", ()), *plan.claim.get("printed", ())]
+    grid, curve = plan.claim.grid or {}, plan.claim.curve or {}
+    drawn = [*grid.get("cells", ()), *curve.get("points", ()), *(plan.claim.printed or ())]
     drawn += [arm for series in curve.get("series", {}).values() for arm in series]
     assert set(drawn) <= arms.keys()
     assert all(len(place) == 2 for place in grid.get("cells", {}).values())

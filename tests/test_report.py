@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import figures, report, results, stats
-from mnet_jax.report import pictures, words
+from mnet_jax import config, figures, formatting, report, results, stats
+from mnet_jax.config import claims
+from mnet_jax.figures import ablation
+from mnet_jax.report import drawing, sentences, tables
 from mnet_jax.results import Arm, Job, Run, Sweep
+from mnet_jax.tasks.base import Metric
 
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
 CONFIG = {
@@ -34,12 +37,22 @@ CLAIM = {
     "metric": "accuracy",
     "contrasts": [{"kind": "greater", "arms": ["linear", "relu6"], "published": 0.62}],
 }
+ACCURACY = Metric("accuracy", "accuracy", "%", 2, diverged=0.1)
+NLL = Metric("nll", "NLL", "", 3, higher_is_better=False, diverged=math.log(10))
+METRICS = (
+    ACCURACY,
+    NLL,
+    Metric("train_loss", "training loss", "", 3, higher_is_better=False, diverged=math.log(10), group="training"),
+    Metric("train_accuracy", "training accuracy", "%", 2, diverged=0.1, group="training"),
+    Metric("dead_depthwise", "dead depthwise", "%", 2, group="inside"),
+)
 TOP = {"linear": 0.978, "relu6": 0.969, "relu": 0.971, "none": 0.94, "relu6@lr0.6": 0.967}
 
 
 def make_sweep(*arms, seeds=range(12), **changes):
     """A plan with one job a run; the first arm is the baseline."""
     runs = [Run(f"{arm.name}-s{seed}", arm.name, seed) for seed in seeds for arm in arms]
+    claim = claims.parse(changes.pop("claim", CLAIM), "the test")
     made = Sweep(
         experiment="v2_linear_bottleneck",
         scale="digits",
@@ -47,16 +60,17 @@ def make_sweep(*arms, seeds=range(12), **changes):
         title="Linear against rectified bottlenecks (synthetic rows)",
         command="python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py",
         config=CONFIG,
-        claim=CLAIM,
+        claim=claim,
+        metrics=METRICS,
         arms=arms,
         jobs=tuple(Job(f"{index:03d}", "1a2b3c4d", (run,)) for index, run in enumerate(runs)),
     )
     return replace(made, **changes)
 
 
-def arm(name, lr=0.6, twin_of="", cost=COST):
-    overrides = {"model.project_act": (twin_of or name).split("@")[0], "optim.lr": lr}
-    return Arm(name, overrides, lr, twin_of, cost)
+def arm(name, lr=0.6, same_lr_as="", cost=COST, **more):
+    overrides = {"model.project_act": (same_lr_as or name).split("@")[0], "optim.lr": lr}
+    return Arm(name, overrides, lr, same_lr_as, cost=cost, **more)
 
 
 def make_row(sweep, run, metrics, **changes):
@@ -75,7 +89,6 @@ def make_row(sweep, run, metrics, **changes):
             "fingerprint": "0123456789ab",
             "split": "600 training images, 1197 held out",
         },
-        "classes": 10,
         "versions": {"mnet_jax": "0.1.0", "jax": "0.10.2", "python": "3.11.7", "commit": "abc1234"},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1},
         "cost": {name: value for name, value in of.cost.items() if name != "images"},
@@ -169,7 +182,7 @@ def test_all_renderers_say_the_same_numbers(tmp_path):
         assert "PARTIAL" not in page
         assert "WARNING" not in page
     assert (summary.done, summary.total) == (36, 36)
-    assert summary.metrics == ("accuracy", "nll")
+    assert summary.metrics == (ACCURACY, NLL)
     assert summary.timing["compile"] == pytest.approx(72)
     assert [comparison.role for comparison in summary.comparisons] == ["primary", "secondary"]
 
@@ -203,7 +216,7 @@ def test_the_last_of_two_reports_has_every_row(tmp_path):
     """One process still reports when another ends the last run: that one's report comes after, and stays."""
     rows = write_workdir(tmp_path, make_sweep(*THREE), done=8)
     with ThreadPoolExecutor(1) as other:
-        with results.turn(tmp_path):
+        with results.report_lock(tmp_path):
             last = other.submit(report.write, tmp_path)
             with pytest.raises(TimeoutError):
                 last.result(timeout=2)
@@ -218,13 +231,12 @@ def test_half_way_everything_renders_and_says_so(tmp_path):
     for page in pages:
         assert "PARTIAL: 17 of 36 runs; numbers will change" in page
         assert "5 of 12" in page
-    assert [arm.n for arm in summary.arms] == [6, 6, 5]
+    assert [arm.done for arm in summary.arms] == [6, 6, 5]
 
 
 @pytest.mark.parametrize("mode", ["train", "tune"])
 def test_before_the_first_run_ends(tmp_path, mode):
-    claim = {**CLAIM, "tune_arms": {"linear": "linear", "relu6": "relu6"}}
-    write_workdir(tmp_path, make_sweep(*THREE[:2], mode=mode, claim=claim), done=0)
+    write_workdir(tmp_path, make_sweep(*THREE[:2], mode=mode), done=0)
     summary, *pages = rendered(tmp_path)
     assert all("PARTIAL: 0 of 24 runs" in page for page in pages)
     assert [verdict.outcome for verdict in summary.verdicts] == ["not enough runs yet"] * (mode == "train")
@@ -249,18 +261,19 @@ def test_a_diverged_run_counts_at_chance_and_is_named(tmp_path):
     summary, *pages = rendered(tmp_path)
     of_arm = values(rows, "relu6") | {3: 10.0}
     nll = values(rows, "relu6", "nll", 1) | {3: math.log(10)}
-    assert summary.arms[1].estimate("accuracy").mean == pytest.approx(np.mean(list(of_arm.values())))
-    assert summary.arms[1].estimate("nll").mean == pytest.approx(np.mean(list(nll.values())))
-    assert summary.arms[1].n == 12
+    assert summary.arms[1].estimate(ACCURACY).mean == pytest.approx(np.mean(list(of_arm.values())))
+    assert summary.arms[1].estimate(NLL).mean == pytest.approx(np.mean(list(nll.values())))
+    assert summary.arms[1].estimate(ACCURACY).n == 12
     for page in pages:
-        assert "relu6-s3 diverged at step 120 and counts at chance level, 10.00 %" in page
+        assert "relu6-s3 diverged at step 120 and counts as 10.00 %, the level of guessing" in page
         assert "1 diverged" in page
 
 
 def test_curves_are_at_chance_from_where_a_run_diverged(tmp_path):
     rows = write_workdir(tmp_path, make_sweep(arm("linear"), seeds=range(2)))
     rows[1]["diverged_at"] = 120
-    epochs_T, accuracy_ST = pictures._curve(tmp_path, rows, "accuracy", results.CHANCE["accuracy"])
+    logged = {row["run"]: results.read_metrics(tmp_path, row["run"]) for row in rows}
+    epochs_T, accuracy_ST = drawing._curve(rows, logged, ACCURACY)
     assert list(epochs_T) == [6, 12, 18, 24, 30]
     assert accuracy_ST[1, 1:].tolist() == [0.1] * 4
     assert accuracy_ST[1, 0] != 0.1
@@ -360,13 +373,12 @@ def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
 def test_the_papers_value_is_turned_to_the_baseline(tmp_path, contrast, published):
     claim = {**CLAIM, "contrasts": [{"kind": "greater", "arms": contrast, "published": 0.62}]}
     write_workdir(tmp_path, make_sweep(*THREE, claim=claim))
-    assert pictures._published(report.summarize(tmp_path)) == published
+    assert drawing._published(report.summarize(tmp_path)) == published
 
 
 def tune_sweep(rates=(0.1, 0.3, 0.6)):
-    names = {f"{variant}@lr{lr:g}": variant for variant in ("linear", "relu6") for lr in rates}
-    arms = [arm(name, float(name.split("@lr")[1])) for name in names]
-    return make_sweep(*arms, seeds=range(10_000, 10_003), mode="tune", claim={**CLAIM, "tune_arms": names})
+    arms = [arm(f"{variant}@lr{lr:g}", lr, variant=variant) for variant in ("linear", "relu6") for lr in rates]
+    return make_sweep(*arms, seeds=range(10_000, 10_003), mode="tune")
 
 
 def tune_metrics(run):
@@ -385,7 +397,7 @@ def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
         assert "relu6: the best learning rate, 0.6, is the highest" in page
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = words.tables(summary)
+    (table,) = tables.main_tables(summary)
     assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
     assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
 
@@ -400,7 +412,7 @@ def test_half_a_tuning_names_no_rate(tmp_path):
 def test_many_tuned_rates_are_one_a_line(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = words.tuned_lines(many)
+    lines = sentences.tuned_lines(many)
     assert lines.count("\n") == 10
     scope = {}
     exec(lines, scope)
@@ -410,28 +422,32 @@ def test_many_tuned_rates_are_one_a_line(tmp_path):
 # Other tasks, odd names, the page itself.
 
 
+SPIRAL = ("collapsed", "all_zero", "readout_error", "pinv_error")
+
+
 def test_a_task_that_trains_nothing(tmp_path):
     arms = [Arm(f"dim={dim}", {"spiral.dim": dim}, 0.045) for dim in (2, 3, 5)]
     names = [arm.name for arm in arms]
     trend = {"kind": "trend", "arms": names, "x": [2, 3, 5], "sign": -1, "published": None}
     claim = {"metric": "collapsed", "text": "Fewer collapse in more dimensions.", "contrasts": [trend]}
-    config = {"task": "spiral", "spiral.dim": 2, "spiral.points": 1000}
-    sweep = make_sweep(*arms, config=config, claim=claim, seeds=range(5))
+    settings = {**config.flatten(config.default()), "task": "spiral", "spiral.points": 500, "optim.lr": 0.045}
+    metrics = tuple(Metric(name, name.replace("_", " "), higher_is_better=False) for name in SPIRAL)
+    sweep = make_sweep(*arms, config=settings, claim=claim, metrics=metrics, seeds=range(5))
 
-    def metrics(run):
+    def measured(run):
         dim = int(run.arm[4:])
         others = dict.fromkeys(("all_zero", "readout_error", "pinv_error"), 1 / dim)
         return {**others, "collapsed": (dim + 1) / 2**dim + 0.001 * run.seed / dim}
 
-    write_workdir(tmp_path, sweep, metrics=metrics, change=lambda row: row | {"data": {}, "classes": 0})
+    write_workdir(tmp_path, sweep, metrics=measured, change=lambda row: row | {"data": {}})
     angle = np.linspace(0, 9, 50)[:, None]
     spiral = angle * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     for name in names:
         results.write_arrays(tmp_path, f"{name}-s0", {"input": spiral, "output": np.maximum(spiral, 0)})
     summary, text, *_ = rendered(tmp_path)
-    assert summary.metrics == ("collapsed", "all_zero", "readout_error", "pinv_error")
+    assert summary.metrics == metrics
     assert summary.verdicts[0].outcome == "supported"
-    assert summary.settings == {"spiral.points": 1000}
+    assert summary.settings == ("the defaults", {"task": "spiral", "spiral.points": 500})
     mean, low, high = t_interval(np.array([0.75 + 0.0005 * seed for seed in range(5)]))
     assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in text, "numbers are not broken over lines, headers are"
     assert {"readout", "pinv", "zero"} <= set(text.split())
@@ -521,8 +537,8 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_equal_costs_do_not_hide_one_another():
-    costs = [figures.Cost(name, 1.2e6, 43e3, math.nan, stats.estimate([97.0, 98.0])) for name in "abcd"]
-    figure = figures.accuracy_vs_cost(costs, "accuracy, %")
+    costs = [figures.CostPoint(name, 1.2e6, 43e3, math.nan, stats.estimate([97.0, 98.0])) for name in "abcd"]
+    figure = figures.value_by_cost(costs, ACCURACY)
     figure.draw_without_rendering()
     for axes in figure.axes:
         markers = [line for line in axes.lines if line.get_marker() == "o"]
@@ -537,7 +553,7 @@ def test_drawing_leaves_matplotlib_as_it_was():
 
     with matplotlib.rc_context({"font.size": 7.0, "svg.fonttype": "path"}):
         before = dict(matplotlib.rcParams)
-        figures.svg(figures.seeds({"a": (stats.estimate([1.0, 2.0]), [1.0, 2.0])}, "accuracy"))
+        figures.svg(figures.seeds({"a": (stats.estimate([1.0, 2.0]), [1.0, 2.0])}, ACCURACY))
         assert dict(matplotlib.rcParams) == before
 
 
@@ -566,12 +582,12 @@ def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
     report.write_index(tmp_path / "out", reports)
     index, every = ((tmp_path / "out" / name).read_text() for name in ("index.html", "report.html"))
     (first, second) = (summary for summary, _ in reports.values())
-    points = stats.interval("accuracy", first.verdicts[0].difference, sign=True)
+    points = formatting.interval(ACCURACY, first.verdicts[0].difference, sign=True)
     for page in (index, every, report.index_text([first, second])):
         for shown in (points, "v2_linear_bottleneck", "v1_baseline", "supported", "7 of 12 runs"):
             assert shown in page
     linked = {link for link in Page(index).loads if not link.startswith("#")}
-    assert linked == {"../a/report.html", "../b/report.html"}
+    assert linked == {"./../a/report.html", "./../b/report.html"}
     assert all(f'id="{link[1:]}"' in every for link in Page(every).loads)
     assert "+0.62" in index
     assert "Sandler et al. 2018, Figure 6a: 71.05 against 70.43" in index
@@ -590,7 +606,7 @@ def test_the_readme_table_is_written_between_its_comments(tmp_path):
     assert once.startswith("# Title\n<!-- results -->\n| experiment |")
     assert once.endswith(" |\n<!-- end of results -->\nafter\n")
     assert "old" not in once
-    points = stats.interval("accuracy", summaries[0].verdicts[0].difference, sign=True)
+    points = formatting.interval(ACCURACY, summaries[0].verdicts[0].difference, sign=True)
     assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once
     assert "| `v1_baseline:digits`, 7 of 12 runs | A &lt;b>baseline | one\\|two: accuracy, % |" in once
     readme.write_text("# Title\n<!-- results -->\n")
@@ -608,7 +624,7 @@ def test_a_grid_has_every_cell_with_its_interval(tmp_path):
     summary = report.summarize(tmp_path)
     (picture,) = (picture for picture in report.draw(tmp_path, summary) if picture.title == "Interaction")
     for of_arm in summary.arms:
-        found = of_arm.estimate("accuracy")
+        found = of_arm.estimate(ACCURACY)
         assert f"{found.mean:.2f}" in picture.svg
         assert f"±{found.high - found.mean:.2f}" in picture.svg
 
@@ -638,14 +654,14 @@ def test_the_fit_is_that_of_numpy_and_has_the_papers_beside_it(tmp_path):
 
 def test_the_pareto_front_is_what_nothing_cheaper_exceeds():
     costs, values = np.array([1.0, 2, 2, 3, 4]), np.array([70.0, 75, 76, 74, 77])
-    assert figures._pareto(costs, values) == [0, 2, 4]
+    assert ablation._pareto(costs, values) == [0, 2, 4]
 
 
 def test_latency_is_drawn_where_it_was_measured(tmp_path):
     printed = {"linear": {"top1": 72.0, "madds_m": 300, "params_m": 3.4, "latency_ms": 75}}
     sweep = make_sweep(*THREE, seeds=range(2), claim={**CLAIM, "printed": printed})
     write_workdir(tmp_path / "with", sweep, metrics=lambda run: make_metrics(run) | {"latency_ms": 3.0 + run.seed})
-    write_workdir(tmp_path / "without", replace(sweep, claim=CLAIM))
+    write_workdir(tmp_path / "without", replace(sweep, claim=claims.parse(CLAIM, "the test")))
     with_it, without = (
         next(p for p in report.draw(tmp_path / name, report.summarize(tmp_path / name)) if p.title == "What it costs")
         for name in ("with", "without")
@@ -658,7 +674,8 @@ def test_many_metrics_leave_the_terminal_to_the_first(tmp_path):
     def metrics(run):
         return make_metrics(run) | {f"inside_{index}": index + 0.1 * run.seed for index in range(7)}
 
-    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
+    declared = (*METRICS, *(Metric(f"inside_{index}", f"inside {index}") for index in range(7)))
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3), metrics=declared), metrics=metrics)
     _, text, markdown, html = rendered(tmp_path)
     assert max(map(len, text.split("\n"))) <= 100
     assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in " ".join(text.split())
@@ -678,7 +695,7 @@ def test_the_page_says_that_the_seeds_followed_from_the_width(tmp_path):
         assert "The number of seeds, 12, followed from the width" in words_of
         assert "4, then as many as their spread asked for" in words_of
         assert f"{d.mean():+.2f} [{d.mean() - half:+.2f}, {d.mean() + half:+.2f}]" in words_of
-    assert summary.baseline.estimate("accuracy").degrees == 3
+    assert summary.baseline.estimate(ACCURACY).degrees == 3
 
 
 def test_what_is_inside_the_networks_is_drawn_where_runs_left_it(tmp_path):
@@ -698,8 +715,8 @@ def test_shares_of_channels_are_percentages_in_a_table_of_their_own(tmp_path):
     plan = make_sweep(*THREE[:2], seeds=range(2))
     write_workdir(tmp_path, plan, metrics=lambda run: make_metrics(run) | {"dead_depthwise": dead[run.name]})
     summary = report.summarize(tmp_path)
-    assert "dead depthwise" not in " ".join(words.tables(summary)[0].header)
-    (table,) = words.more_tables(summary)
+    assert "dead depthwise" not in " ".join(tables.main_tables(summary)[0].header)
+    (table,) = tables.more_tables(summary)
     assert table.header == ("arm", "dead depthwise, % [95 %]")
     assert [row[1].split()[0] for row in table.rows] == ["2.00", "3.50"]
 
@@ -707,11 +724,11 @@ def test_shares_of_channels_are_percentages_in_a_table_of_their_own(tmp_path):
 def test_latencies_stand_beside_the_costs(tmp_path):
     """As multiples of the first arm's medians; arms that were not measured have none."""
     write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2)))
-    assert not any("ms /" in column for column in words.tables(report.summarize(tmp_path))[0].header)
+    assert not any("ms /" in column for column in tables.main_tables(report.summarize(tmp_path))[0].header)
     results.write_latencies(tmp_path, {"linear": [0.002, 0.001, 0.009], "relu6": [0.003, 0.003, 0.001]})
     summary = report.summarize(tmp_path)
     assert [arm.latency_ms for arm in summary.arms[:2]] == [2.0, 3.0]
-    table = words.tables(summary)[0]
+    table = tables.main_tables(summary)[0]
     assert table.header[-1] == "ms / linear's"
     assert [row[-1] for row in table.rows[:3]] == ["1.00", "1.50", "–"]
     cost = next(picture.svg for picture in report.draw(tmp_path, summary) if picture.title == "What it costs")

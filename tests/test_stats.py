@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import config, stats
+from mnet_jax import stats
+from mnet_jax.config.claims import equivalent, greater, interaction, parse, trend
+from mnet_jax.errors import UserError
+from mnet_jax.report.sentences import verdict_sentence
+from mnet_jax.tasks.base import Metric
 
 
 def by_seed(values):
@@ -18,16 +22,13 @@ def rng():
     return np.random.default_rng(20180113)
 
 
-def greater(*arms, **more):
-    return {"kind": "greater", "arms": list(arms), **more}
+ACCURACY = Metric("accuracy", "accuracy", "%", 2)
+ERROR = Metric("error", "error")
 
 
-def equivalent(*arms, margin):
-    return {"kind": "equivalent", "arms": list(arms), "margin": margin}
-
-
-def claim(*contrasts, metric="accuracy"):
-    return {"metric": metric, "contrasts": list(contrasts)}
+def judge(values, *contrasts, metric=ACCURACY, pilot=0):
+    """The verdicts on values of a metric as stored."""
+    return stats.verdicts(contrasts, values, metric.print_factor, pilot)
 
 
 # Intervals and paired tests.
@@ -74,13 +75,13 @@ def test_difference_pairs_by_seed_and_leaves_out_what_one_arm_lacks():
 def test_difference_of_one_pair_has_no_test():
     found = stats.difference({0: 1.0}, {0: 0.25, 1: 3.0})
     assert (found.n, found.mean) == (1, 0.75)
-    assert all(map(math.isnan, (found.sd, found.low, found.high, found.p, found.findable)))
+    assert all(map(math.isnan, (found.sd, found.low, found.high, found.p, found.minimum_detectable_effect)))
 
 
 def test_equal_arms_differ_by_nothing_even_when_rounded():
     found = stats.difference(by_seed([0.1 + 0.2] * 4), by_seed([0.3] * 4))
     assert (found.mean, found.sd, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
-    assert math.isnan(found.findable)
+    assert math.isnan(found.minimum_detectable_effect)
 
 
 @pytest.mark.parametrize(("n", "p"), [(2, 0.5), (6, 0.03125)])
@@ -111,9 +112,9 @@ def test_power_by_simulation(rng):
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 200])
-def test_findable_has_80_percent_power(rng, n):
+def test_the_minimum_detectable_effect_has_80_percent_power(rng, n):
     found = stats.difference(by_seed(rng.normal(1, 0.8, n)), by_seed(np.zeros(n)))
-    assert stats.power(found.findable, found.sd, n) == pytest.approx(0.8)
+    assert stats.power(found.minimum_detectable_effect, found.sd, n) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(("sd", "n"), [(0, 12), (1, 1)])
@@ -138,23 +139,27 @@ def test_holm_by_hand():
 
 def test_greater_is_decided_by_the_sign(rng):
     values = {"linear": by_seed(rng.normal(0.98, 0.004, 12)), "relu6": by_seed(rng.normal(0.97, 0.004, 12))}
-    (right,) = stats.verdicts(claim(greater("linear", "relu6", published=0.62)), values)
-    (wrong,) = stats.verdicts(claim(greater("relu6", "linear")), values)
+    (right,) = judge(values, greater("linear", "relu6", published=0.62))
+    (wrong,) = judge(values, greater("relu6", "linear"))
     assert (right.outcome, wrong.outcome) == ("supported", "contradicted")
-    assert right.published == 0.62
+    assert right.contrast.published == 0.62
     points = 100 * np.mean([values["linear"][seed] - values["relu6"][seed] for seed in range(12)])
     assert right.difference.mean == pytest.approx(points) == -wrong.difference.mean
-    assert right.sentence.startswith(f"Supported within this budget: linear exceeds relu6 by {points:.2f} points [")
-    assert wrong.sentence.startswith(f"Contradicted within this budget: linear exceeds relu6 by {points:.2f} points")
-    assert "Holm" not in right.sentence
+    assert verdict_sentence(right, ACCURACY).startswith(
+        f"Supported within this budget: linear exceeds relu6 by {points:.2f} points ["
+    )
+    against = f"Contradicted within this budget: linear exceeds relu6 by {points:.2f} points"
+    assert verdict_sentence(wrong, ACCURACY).startswith(against)
+    assert "Holm" not in verdict_sentence(right, ACCURACY)
 
 
 def test_a_null_result_says_what_could_have_been_found(rng):
     values = {"a": by_seed(rng.normal(0.97, 0.01, 12)), "b": by_seed(rng.normal(0.97, 0.01, 12))}
-    (verdict,) = stats.verdicts(claim(greater("a", "b")), values)
+    (verdict,) = judge(values, greater("a", "b"))
     assert verdict.outcome == "no difference found"
-    assert "No difference found within this budget" in verdict.sentence
-    assert f"12 seeds would find a true difference of {verdict.difference.findable:.2f} points" in verdict.sentence
+    sentence, effect = verdict_sentence(verdict, ACCURACY), verdict.difference.minimum_detectable_effect
+    assert "No difference found within this budget" in sentence
+    assert f"12 seeds would find a true difference of {effect:.2f} points" in sentence
 
 
 def test_holm_runs_over_the_contrasts_that_have_data():
@@ -162,24 +167,22 @@ def test_holm_runs_over_the_contrasts_that_have_data():
     spread = np.array([-1.0, 0.0, 1.0, 2.0, -2.0])
     shift = scipy_stats.t.isf(0.015, 4) * spread.std(ddof=1) / math.sqrt(5)
     values = {"base": by_seed(np.zeros(5)), "up": by_seed(spread + shift), "same": by_seed(spread)}
-    first, second, third = stats.verdicts(
-        claim(greater("up", "base"), greater("same", "base"), greater("missing", "base"), metric="score"),
-        values,
-    )
+    contrasts = (greater("up", "base"), greater("same", "base"), greater("missing", "base"))
+    first, second, third = judge(values, *contrasts, metric=ERROR)
     assert (first.p, first.adjusted) == (pytest.approx(0.03), pytest.approx(0.06))
     assert first.outcome == second.outcome == "no difference found"
-    assert "(Holm)" in first.sentence
+    assert "(Holm)" in verdict_sentence(first, ERROR, tests=2)
     assert third.outcome == "not enough runs yet"
     assert math.isnan(third.adjusted)
-    (alone,) = stats.verdicts(claim(greater("up", "base"), metric="score"), values)
+    (alone,) = judge(values, greater("up", "base"), metric=ERROR)
     assert (alone.adjusted, alone.outcome) == (pytest.approx(0.03), "supported")
 
 
 def test_one_seed_is_not_enough():
-    for contrast in (greater("a", "b"), equivalent("a", "b", margin=1), trend("a", "b")):
-        (verdict,) = stats.verdicts(claim(contrast), {"a": {0: 0.9, 1: 0.9}, "b": {1: 0.8}})
+    for contrast in (greater("a", "b"), equivalent("a", "b", margin=1), rise("a", "b")):
+        (verdict,) = judge({"a": {0: 0.9, 1: 0.9}, "b": {1: 0.8}}, contrast)
         assert verdict.outcome == "not enough runs yet"
-        assert "seeds finished in each of a, b: 1" in verdict.sentence
+        assert "seeds finished in each of a, b: 1" in verdict_sentence(verdict, ACCURACY)
 
 
 def test_equivalence_is_two_one_sided_tests(rng):
@@ -193,13 +196,13 @@ def test_equivalence_is_two_one_sided_tests(rng):
             scipy_stats.ttest_1samp(differences, -0.5, alternative="greater").pvalue,
         )
 
-    def judge(*arms):
-        return stats.verdicts(claim(equivalent(*arms, margin=0.5), metric="score"), values)[0]
+    def of(*arms):
+        return judge(values, equivalent(*arms, margin=0.5), metric=ERROR)[0]
 
-    inside, outside, unclear = judge("a", "b"), judge("b", "far"), judge("near", "b")
+    inside, outside, unclear = of("a", "b"), of("b", "far"), of("near", "b")
     assert inside.outcome == "supported"
     assert inside.p == pytest.approx(tost(d))
-    assert "inside ±0.5" in inside.sentence
+    assert "inside ±0.5" in verdict_sentence(inside, ERROR)
     assert outside.outcome == "contradicted"
     assert outside.p == pytest.approx(scipy_stats.ttest_1samp(-d - 2, -0.5, alternative="less").pvalue)
     assert outside.p == pytest.approx(1 - tost(-d - 2), abs=1e-12)
@@ -208,63 +211,62 @@ def test_equivalence_is_two_one_sided_tests(rng):
 
 def test_equivalence_margin_is_in_points():
     values = {"a": by_seed([0.980, 0.981, 0.982, 0.981]), "b": by_seed([0.981, 0.981, 0.981, 0.981])}
-    assert stats.verdicts(claim(equivalent("a", "b", margin=0.5)), values)[0].outcome == "supported"
-    assert stats.verdicts(claim(equivalent("a", "b", margin=0.005)), values)[0].outcome == "no equivalence shown"
+    assert judge(values, equivalent("a", "b", margin=0.5))[0].outcome == "supported"
+    assert judge(values, equivalent("a", "b", margin=0.005))[0].outcome == "no equivalence shown"
 
 
 @pytest.mark.parametrize(("b", "outcome"), [(0.0, "supported"), (0.5, "no equivalence shown"), (2.0, "contradicted")])
 def test_equivalence_without_spread(b, outcome):
     values = {"a": by_seed([0.0] * 6), "b": by_seed([b] * 6)}
-    (verdict,) = stats.verdicts(claim(equivalent("a", "b", margin=0.5), metric="score"), values)
+    (verdict,) = judge(values, equivalent("a", "b", margin=0.5), metric=ERROR)
     assert verdict.outcome == outcome
 
 
-def trend(*arms, sign=1):
-    return {"kind": "trend", "arms": list(arms), "x": [1, 2, 4][: len(arms)], "sign": sign}
+def rise(*arms, sign=1):
+    return trend(arms, (1, 2, 4)[: len(arms)], sign)
 
 
 def test_trend_is_a_test_of_least_squares_slopes(rng):
     x = np.array([1, 2, 4])
     y = 3.0 - 0.2 * x[:, None] + rng.normal(0, 0.1, (3, 8))
     values = {name: by_seed(row) for name, row in zip("abc", y, strict=True)}
-    falls, rises = (
-        stats.verdicts(claim(trend("a", "b", "c", sign=sign), metric="error"), values)[0] for sign in (-1, 1)
-    )
+    falls, rises = (judge(values, rise("a", "b", "c", sign=sign), metric=ERROR)[0] for sign in (-1, 1))
     slopes = np.polyfit(x, y, 1)[0]
     assert falls.difference.mean == pytest.approx(slopes.mean())
     assert falls.p == pytest.approx(scipy_stats.ttest_1samp(slopes, 0).pvalue)
     assert (falls.outcome, rises.outcome) == ("supported", "contradicted")
-    assert "error falls from a to c" in falls.sentence
+    assert "error falls from a to c" in verdict_sentence(falls, ERROR)
 
 
 def test_interaction_is_the_trend_of_the_pairs_leads(rng):
     levels = (5, 4, 5, 4.5, 5, 5)
     values = {arm: by_seed(rng.normal(level, 0.1, 6)) for arm, level in zip("abcdef", levels, strict=True)}
-    contrast = config.interaction([("a", "b"), ("c", "d"), ("e", "f")], (1, 2, 4), sign=-1)
-    (found,) = stats.verdicts(claim(contrast, metric="error"), values)
+    contrast = interaction([("a", "b"), ("c", "d"), ("e", "f")], (1, 2, 4), sign=-1)
+    (found,) = judge(values, contrast, metric=ERROR)
     leads = {x: stats.paired(values[one], values[two]) for x, (one, two) in zip("xyz", ("ab", "cd", "ef"), strict=True)}
-    (expected,) = stats.verdicts(claim(trend("x", "y", "z", sign=-1), metric="error"), leads)
+    (expected,) = judge(leads, rise("x", "y", "z", sign=-1), metric=ERROR)
     assert found.difference.mean == pytest.approx(expected.difference.mean)
     assert found.p == pytest.approx(expected.p)
     assert found.outcome == "supported"
-    assert "the lead of a over b shrinks towards e over f, slope -0.281 [" in found.sentence
+    sentence = verdict_sentence(found, ERROR)
+    assert "the lead of a over b shrinks towards e over f, slope -0.281 [" in sentence
 
 
 def test_trend_needs_a_seed_in_every_arm(rng):
     values = {name: by_seed(rng.normal(0, 1, 5)) for name in "abc"}
     del values["b"][3]
-    assert stats.verdicts(claim(trend("a", "b", "c"), metric="error"), values)[0].difference.n == 4
+    assert judge(values, rise("a", "b", "c"), metric=ERROR)[0].difference.n == 4
 
 
 def test_trend_of_equal_arms_is_flat_even_when_rounded():
     values = {"a": by_seed([0.3] * 12), "b": by_seed([0.1 + 0.2] * 12), "c": by_seed([0.3] * 12)}
-    (verdict,) = stats.verdicts(claim(trend("a", "b", "c"), metric="error"), values)
+    (verdict,) = judge(values, rise("a", "b", "c"), metric=ERROR)
     assert (verdict.outcome, verdict.p, verdict.difference.mean) == ("no difference found", 1, 0)
 
 
 def test_a_misspelt_kind_is_refused():
-    with pytest.raises(ValueError, match=r"'bigger'; allowed: greater, trend, interaction, equivalent"):
-        stats.verdicts(claim({"kind": "bigger", "arms": ["a", "b"]}), {})
+    with pytest.raises(UserError, match=r"'bigger'.*; allowed: greater, equivalent, trend, interaction"):
+        parse({"contrasts": [{"kind": "bigger", "arms": ["a", "b"]}]}, "a test")
 
 
 # How often the verdicts are wrong.
@@ -285,7 +287,7 @@ def test_an_arm_against_itself_differs_5_times_in_100(rng):
 
 
 def test_any_false_verdict_among_three_contrasts_5_times_in_100(rng):
-    contrasts = claim(greater("a", "b"), greater("c", "d"), trend("e", "f", "g"), metric="score")
+    contrasts = (greater("a", "b"), greater("c", "d"), rise("e", "f", "g"))
     arms = rng.normal(0, 1, (TRIALS, 7, 6))
     wrong = [
         any(
@@ -299,7 +301,7 @@ def test_any_false_verdict_among_three_contrasts_5_times_in_100(rng):
 
 @pytest.mark.parametrize("wrong", ["supported", "contradicted"])
 def test_equivalence_at_its_margin_errs_5_times_in_100(rng, wrong):
-    contrasts = claim(equivalent("a", "b", margin=0.5), metric="score")
+    contrasts = (equivalent("a", "b", margin=0.5),)
     judged = [
         stats.verdicts(contrasts, {"a": by_seed(values), "b": by_seed(np.zeros(30))})[0].outcome
         for values in rng.normal(0.5, 0.5, (TRIALS, 30))
@@ -323,7 +325,7 @@ def test_the_pilots_spread_gives_interval_and_test(rng):
     assert (found.n, found.degrees) == (10, 3)
     assert (found.mean, found.sd, width(found) / 2) == pytest.approx((d.mean(), sd, half))
     assert found.p == pytest.approx(2 * scipy_stats.t.sf(abs(d.mean()) / sd * math.sqrt(10), 3))
-    assert stats.power(found.findable, sd, 10, degrees=3) == pytest.approx(0.8)
+    assert stats.power(found.minimum_detectable_effect, sd, 10, degrees=3) == pytest.approx(0.8)
     assert stats.difference(by_seed(a[:4]), by_seed(b[:4]), pilot=4) == stats.difference(by_seed(a[:4]), by_seed(b[:4]))
 
 
@@ -336,26 +338,27 @@ def test_a_pilot_without_spread_does_not_make_the_rest_certain():
 def test_the_seeds_asked_for_make_the_interval_narrow(rng, kind):
     """Of a trend, the rise from the first x to the last."""
     arms = {name: by_seed(values) for name, values in zip("abc", rng.normal(0.9, 0.01, (3, 100)), strict=True)}
-    contrast, span = (greater("a", "b"), 1) if kind == "greater" else (trend("a", "b", "c"), 3)
+    contrast, span = (greater("a", "b"), 1) if kind == "greater" else (rise("a", "b", "c"), 3)
     first = {name: {seed: of_seed[seed] for seed in range(6)} for name, of_seed in arms.items()}
-    n = stats.seeds_for_width(claim(contrast), first, 1.5)
+    n = stats.seeds_for_width([contrast], first, 1.5, factor=100)
     assert n > 6
 
     def of(n):
         values = {name: {seed: of_seed[seed] for seed in range(n)} for name, of_seed in arms.items()}
-        return stats.verdicts({**claim(contrast), "pilot": 6}, values)[0]
+        return judge(values, contrast, pilot=6)[0]
 
     assert span * width(of(n).difference) <= 1.5 < span * width(of(n - 1).difference)
-    assert f"The number of seeds, {n}, followed from the width" in of(n).sentence
-    assert "spread of the first 6" in of(n).sentence
-    assert stats.seeds_for_width(claim(contrast), first, 1000) == 6
+    sentence = verdict_sentence(of(n), ACCURACY, pilot=6)
+    assert f"The number of seeds, {n}, followed from the width" in sentence
+    assert "spread of the first 6" in sentence
+    assert stats.seeds_for_width([contrast], first, 1000, factor=100) == 6
 
 
 @pytest.mark.parametrize("target", [1.0, 1.5, 2.5])
 @pytest.mark.parametrize("pilot", [3, 5, 12])
 def test_stopping_on_width_covers_the_truth_95_times_in_100(rng, pilot, target):
     """Stein's interval does; the ordinary one of as many seeds does not, where the width decides."""
-    trials, contrasts, differences = 1000, claim(greater("a", "b"), metric="score"), rng.normal(0, 1, (1000, 2000))
+    trials, contrasts, differences = 1000, [greater("a", "b")], rng.normal(0, 1, (1000, 2000))
     stein, ordinary, wrong = 0, 0, 0
     for row in differences:
         zero = dict.fromkeys(range(pilot), 0.0)
@@ -388,9 +391,9 @@ def test_verdicts_recomputed_by_scipy(seed):
     values = {name: {row["seed"]: row["accuracy"] for row in rows if row["arm"] == name} for name in names}
     contrasts = [
         greater("b", "a"),
-        {"kind": "trend", "arms": list("abcd"), "x": x, "sign": 1},
+        trend("abcd", x),
         equivalent("e", "f", margin=1.0),
-        {"kind": "interaction", "arms": list("abcdef"), "x": [1, 2, 3], "sign": -1},
+        interaction(["ab", "cd", "ef"], (1, 2, 3), sign=-1),
     ]
     column = {name: 100 * np.array([values[name][number] for number in range(n)]) for name in names}
     slopes = [scipy_stats.linregress(x, [column[name][number] for name in "abcd"]).slope for number in range(n)]
@@ -412,13 +415,13 @@ def test_verdicts_recomputed_by_scipy(seed):
     for rank, index in enumerate(np.argsort([p for p, _ in expected])):
         running = max(running, min(1.0, (4 - rank) * expected[index][0]))
         adjusted[index] = running
-    for index, verdict in enumerate(stats.verdicts(claim(*contrasts), values)):
+    for index, verdict in enumerate(judge(values, *contrasts)):
         p, agrees = expected[index]
         assert verdict.p == pytest.approx(p)
         assert verdict.adjusted == pytest.approx(adjusted[index])
         outcome = "supported" if agrees else "contradicted"
         if adjusted[index] >= 0.05:
-            outcome = "no equivalence shown" if verdict.kind == "equivalent" else "no difference found"
+            outcome = "no equivalence shown" if verdict.contrast.kind == "equivalent" else "no difference found"
         assert verdict.outcome == outcome
-    first = stats.verdicts(claim(contrasts[0]), values)[0].difference
+    first = judge(values, contrasts[0])[0].difference
     assert (first.low, first.high) == pytest.approx(tuple(paired.confidence_interval(0.95)))

@@ -29,7 +29,7 @@ def test_plan_names_costs_and_orders_runs(tmp_path):
     assert {job.program for job in plan.jobs} == {plan.jobs[0].program}  # arms that differ in numbers share a program
     assert plan.arms[0].cost["images"] == 3 * 64
     assert plan.title == "Tiny ablation of the bottleneck's activation."
-    assert plan.claim["contrasts"][0]["arms"] == ["linear", "relu6"]
+    assert plan.claim.contrasts[0].arms == ("linear", "relu6")
 
 
 def test_plan_survives_the_disk(tmp_path):
@@ -78,14 +78,14 @@ def test_overriding_what_the_sweep_varies_is_refused(tmp_path):
 
 
 def test_claim_about_an_unknown_arm(tmp_path):
-    with pytest.raises(ValueError, match="the claim names arm 'relu7'; the sweep's are linear, relu6"):
+    with pytest.raises(ValueError, match="the claim's contrast names arm 'relu7'; did you mean 'relu'"):
         make(tmp_path, EXPERIMENT.replace('greater("linear", "relu6")', 'greater("linear", "relu7")'))
 
 
 def test_twins_run_at_the_baselines_rate(tmp_path):
     rows = [{"model.act": "relu6", "optim.lr": 0.6}, {"model.act": "relu", "optim.lr": 0.3}]
     plan = make(tmp_path, with_rows(rows))
-    assert [(arm.name, arm.lr, arm.twin_of) for arm in plan.arms] == [
+    assert [(arm.name, arm.lr, arm.same_lr_as) for arm in plan.arms] == [
         ("relu6", 0.6, ""),
         ("relu", 0.3, ""),
         ("relu@lr0.6", 0.6, "relu"),
@@ -97,7 +97,7 @@ def test_tuning_seeds_are_never_reported_ones(tmp_path):
     assert {run.seed for run in plan.runs} == {config.TUNING_SEED, config.TUNING_SEED + 1}
     assert not {run.seed for run in plan.runs} & {run.seed for run in make(tmp_path).runs}
     assert [arm.lr for arm in plan.arms] == [0.1, 0.3, 0.1, 0.3]
-    assert plan.claim["tune_arms"]["relu6@lr0.3"] == "relu6"
+    assert plan.arm("relu6@lr0.3").variant == "relu6"
     assert plan.config["data.holdout"] > 0
 
 

@@ -19,10 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnet_jax.tasks.base import Metric
+
 if TYPE_CHECKING:
     from mnet_jax.analysis.activations import Block, Weights
 
-METRICS = ("dead_bottleneck", "dead_depthwise", "little_used_depthwise", "active_share", "active_sd", "above_threshold")
+METRICS = tuple(
+    Metric(name, title, "%", 2, group="inside")
+    for name, title in (
+        ("dead_bottleneck", "dead bottleneck channels"),
+        ("dead_depthwise", "dead depthwise filters"),
+        ("little_used_depthwise", "little-used depthwise filters"),
+        ("active_share", "positive expansion channels"),
+        ("active_sd", "sd of positive channels over pixels"),
+        ("above_threshold", "pixels at the threshold"),
+    )
+)
 """Scalars of a row, each where the network has such layers.
 
 The first three are shares of all channels of that kind in the network (`filters`), the others means over its
@@ -58,7 +70,7 @@ def measure(
 
     blocks, at_start = activations.measure(cfg, mean, std, (trained, initial), batches)
     shares, arrays = filters.measure(blocks, *trained, cfg.model.norm.eps)
-    metrics = {name: share for name, share in shares.items() if name in METRICS}
+    metrics = {metric.name: shares[metric.name] for metric in METRICS if metric.name in shares}
     if ranked := {number: block.bottleneck for number, block in enumerate(blocks, 1) if block.bottleneck is not None}:
         participation, entropy = zip(*map(activations.ranks, ranked.values()), strict=True)
         channels = [len(covariance_CC) for covariance_CC in ranked.values()]

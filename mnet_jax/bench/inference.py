@@ -107,14 +107,14 @@ def latencies(plan: "Sweep", settings: Settings) -> Result:
         raise ValueError(f"{plan.experiment}:{plan.scale} has no networks to time; allowed: experiments that classify")
     entrants = {}
     for arm in plan.arms:
-        if not arm.twin_of:
+        if not arm.same_lr_as:
             flat = config.flatten(sweep.arm_config(plan.config, arm))
             fields = {key: value for key, value in flat.items() if key.startswith("model.") and "norm." not in key}
             model = {key.removeprefix("model."): value for key, value in fields.items()}
             task = Regime(model, int(arm.cost["resolution"]), 1).task
             entrants[arm.name] = Entrant("infer mnet_jax", task, "infer")
     times = contest.contest(entrants, settings._replace(core=workers.cores()[0]), plan.experiment)
-    printed = {name: row.get("latency_ms") for name, row in plan.claim.get("printed", {}).items()}
+    printed = {name: row.get("latency_ms") for name, row in (plan.claim.printed or {}).items()}
     ours, first = next(iter(times.items()))[1], next(iter(times))
     rows = []
     for name, entry in times.items():

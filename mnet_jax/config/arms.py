@@ -23,7 +23,9 @@ def tuned(
     if isinstance(of_scale, Mapping):
         for name in of_scale:
             if name not in arms:
-                raise UserError(f"a learning rate for arm {name!r}{nearest(name, arms)}; the arms are {', '.join(arms)}")
+                raise UserError(
+                    f"a learning rate for arm {name!r}{nearest(name, arms)}; the arms are {', '.join(arms)}"
+                )
     for name, overrides in arms.items():
         lr = of_scale.get(name, config.optim.lr) if isinstance(of_scale, Mapping) else of_scale
         yield {"name": name, **overrides, "optim.lr": lr}

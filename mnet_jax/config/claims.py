@@ -49,8 +49,8 @@ class Claim:
     `metric`            the name of the metric that decides; "" = the task's first one.
     `contrasts`         the primary questions; Holm's correction runs over them.
     `equal_madds`       groups of arms that have the multiply-adds of the group's first within 2 %.
-    `curve`             {"x": "madds", "params" or a label, "points": {arm: x}, "series": {name: arms}}: a picture of the
-                        metric against the logarithm of x.
+    `curve`             {"x": "madds", "params" or a label, "points": {arm: x}, "series": {name: arms}}: a picture of
+                        the metric against the logarithm of x.
     `grid`              {"x": label, "y": label, "cells": {arm: (x, y)}}: a picture of the metric over two factors.
     `printed`           arm -> {"top1", "madds_m", "params_m", "latency_ms"} as the paper prints them.
     `published_points`  ({"label", "x": multiply-adds, "accuracy": percent}, ...): the paper's points.
@@ -98,7 +98,9 @@ def parse(value: Any, where: str) -> Claim:
     if isinstance(value, Claim):
         value = {field.name: getattr(value, field.name) for field in fields(Claim)}
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: the claim is {_shown(value)}; allowed: a dict with keys of {', '.join(_keys(Claim))}")
+        raise UserError(
+            f"{where}: the claim is {_shown(value)}; allowed: a dict with keys of {', '.join(_keys(Claim))}"
+        )
     _check_keys(value, _keys(Claim), f"{where}: the claim")
     for key in ("text", "source", "published", "metric"):
         _check_type(value.get(key, ""), str, f"{where}: the claim's {key}", "a string")
@@ -137,9 +139,8 @@ def check(claim: Claim, arms: Iterable[str], metrics: Iterable[str], where: str)
     named += [("printed", arm) for arm in claim.printed or ()]
     for what, arm in named:
         if arm not in arms:
-            raise UserError(
-                f"{where}: the claim's {what} names arm {arm!r}{nearest(arm, arms)}; the sweep's arms are {', '.join(arms)}"
-            )
+            near = nearest(arm, arms)
+            raise UserError(f"{where}: the claim's {what} names arm {arm!r}{near}; the sweep's are {', '.join(arms)}")
 
 
 def to_json(claim: Claim) -> dict[str, Any]:
@@ -151,7 +152,9 @@ def _contrast(value: Any, where: str) -> Contrast:
     if isinstance(value, Contrast):
         value = asdict(value)
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {_shown(value)}; allowed: config.greater, equivalent, trend or interaction of arms")
+        raise UserError(
+            f"{where} is {_shown(value)}; allowed: config.greater, equivalent, trend or interaction of arms"
+        )
     _check_keys(value, _keys(Contrast), where)
     kind = value.get("kind")
     if kind not in KINDS:
@@ -167,7 +170,9 @@ def _contrast(value: Any, where: str) -> Contrast:
     elif kind == "trend":
         pairs = []
         if len(arms) != len(x) or len(set(arms)) != len(arms) or len(arms) < 2:
-            raise UserError(f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least 2")
+            raise UserError(
+                f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least 2"
+            )
     else:
         pairs = list(zip(arms[::2], arms[1::2], strict=False))
         if len(arms) != 2 * len(x) or len(x) < 2:
@@ -200,7 +205,9 @@ def _curve(value: Any, where: str) -> Mapping[str, Any] | None:
     points = value.get("points", {})
     lacking = [arm for group in series.values() for arm in group if arm not in points]
     if value["x"] not in COSTS and (lacking or not points):
-        raise UserError(f"{where}: no point for {lacking[0] if lacking else 'any arm'}; x = {value['x']!r} needs one each")
+        raise UserError(
+            f"{where}: no point for {lacking[0] if lacking else 'any arm'}; x = {value['x']!r} needs one each"
+        )
     return {"x": value["x"], "points": dict(points), "series": series}
 
 

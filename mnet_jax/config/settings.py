@@ -122,7 +122,9 @@ def _check_training(flat: Mapping[str, Any], config: ConfigDict) -> None:
     if stem and not (len(stem) == 2 and all(type(entry) is int and entry > 0 for entry in stem)):
         raise UserError(f"model.stem={stem!r}; allowed: (channels, stride), or () for the network's own")
     if not all(isinstance(pattern, str) for pattern in flat["optim.trainable"]):
-        raise UserError(f"optim.trainable={flat['optim.trainable']!r}; allowed: a tuple of patterns, such as ('head.*',)")
+        raise UserError(
+            f"optim.trainable={flat['optim.trainable']!r}; allowed: a tuple of patterns, such as ('head.*',)"
+        )
     if not all(isinstance(row, tuple) for row in flat["model.blocks"]):
         raise UserError(f"model.blocks={flat['model.blocks']!r}; allowed: a tuple of rows, each a tuple")
     try:
@@ -146,9 +148,7 @@ def field_error(error: Exception, where: str) -> UserError:
 def static_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that fix the compiled program: runs that agree in them share one."""
     return {
-        name: value
-        for name, value in flatten(config).items()
-        if not FIELDS[name].traced and name not in NOT_PROGRAM
+        name: value for name, value in flatten(config).items() if not FIELDS[name].traced and name not in NOT_PROGRAM
     }
 
 
@@ -183,4 +183,4 @@ def traced_values(config: ConfigDict) -> Any:
 
 @cache
 def _traced_type(names: tuple[str, ...]) -> Any:
-    return namedtuple("Traced", names)  # noqa: PYI024 (the names are known only now)
+    return namedtuple("Traced", names)

@@ -37,7 +37,9 @@ _COMMON: Mapping[str, Field] = {
         "full", "shallow = without the repeats of V1's longest stage (V1 Table 5)", ("full", "shallow")
     ),
     "model.expansion": Field(0, "t of every V2 block that expands; 0 = the rows'", NONNEGATIVE),
-    "model.project_act": Field("linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=ACTIVATIONS.__getitem__),
+    "model.project_act": Field(
+        "linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=ACTIVATIONS.__getitem__
+    ),
     "model.shortcut": Field("bottleneck", "what V2's shortcuts join (V2 Fig. 6b)", ("bottleneck", "expansion", "none")),
     "model.act": Field("relu6", "activation everywhere else", ACTIVATION_NAMES),
     "model.padding": Field("same", "same = TensorFlow's, symmetric = PyTorch's", ("same", "symmetric")),
@@ -66,7 +68,9 @@ _COMMON: Mapping[str, Field] = {
     "data.train_size": Field(0, "training images, drawn by the seed; 0 = all", NONNEGATIVE),
     "data.holdout": Field(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
     "data.size": Field(0, "pixels a side that the host crops to; 0 = small images stay as they are", NONNEGATIVE),
-    "data.area": Field((0.08, 1.0), "share of an image that a training crop keeps (Szegedy et al. 2015; V1: not small)"),
+    "data.area": Field(
+        (0.08, 1.0), "share of an image that a training crop keeps (Szegedy et al. 2015; V1: not small)"
+    ),
     "data.aspect": Field((3 / 4, 4 / 3), "width / height of that part"),
     "data.eval_crop": Field(0.875, "share of the short side that the central square keeps to evaluate", Range(0.01, 1)),
     "data.randaugment": Field((0, 9), "(operations, magnitude of 10) (Cubuk et al. 2020: 2, 9); size > 0 only"),
@@ -79,7 +83,9 @@ _COMMON: Mapping[str, Field] = {
     "data.jitter": Field(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),
     "data.erase": Field(0.0, "augmentation: share of images with a rectangle erased (Zhong et al. 2017)", FRACTION),
     "data.mixup": Field(0.0, "averages two images by Beta(a, a) (Zhang et al. 2018: 0.2); 0 = off", NONNEGATIVE),
-    "data.cutmix": Field(0.0, "pastes a part of another image by Beta(a, a) (Yun et al. 2019: 1); 0 = off", NONNEGATIVE),
+    "data.cutmix": Field(
+        0.0, "pastes a part of another image by Beta(a, a) (Yun et al. 2019: 1); 0 = off", NONNEGATIVE
+    ),
     # The training; V2 section 6.1 and the released recipe.
     "train.epochs": Field(300, "passes over the training images", COUNT),
     "train.batch_size": Field(1536, "images a step over all devices (V2 6.1: 16 x 96)", COUNT),

@@ -83,6 +83,7 @@ def fit(path: str | Path, tensors: Mapping[str, Any], wanted: Mapping[str, Any],
     fitting = [name for name, value in wanted.items() if name in tensors and tensors[name].shape == tuple(value.shape)]
     rest = sorted(set(wanted) - set(fitting) | set(tensors) - set(wanted))
     if rest and not partly:
+
         def shape(among: Mapping[str, Any]) -> str:
             return str(list(among[rest[0]].shape)) if rest[0] in among else "missing"
 

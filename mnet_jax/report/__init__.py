@@ -1,19 +1,19 @@
-"""Rows -> what was found, in words and pictures: for a terminal, a paper, a browser.
+"""Rows -> sentences, tables and figures: for a terminal, a paper, a browser.
 
-`summary` reads and decides, `words` and `pictures` say it, `render` and `paper` print, `index` sets several sweeps
-side by side.
+`summary` reads and decides; `sentences`, `tables` and `drawing` say it; `render` and `paper` print; `index` sets
+several sweeps side by side.
 """
 
 import re
 from pathlib import Path
 
-from mnet_jax import results
+from mnet_jax import locks, results
+from mnet_jax.report.drawing import RenderedFigure, draw
 from mnet_jax.report.index import index_text, write_index, write_readme
 from mnet_jax.report.paper import arms_csv, runs_csv, to_latex
-from mnet_jax.report.pictures import Picture, draw
 from mnet_jax.report.render import to_html, to_markdown, to_text
 from mnet_jax.report.summary import Summary, summarize
-from mnet_jax.report.words import more_tables, tables
+from mnet_jax.report.tables import main_tables, more_tables
 
 __all__ = [
     "draw",
@@ -29,23 +29,23 @@ __all__ = [
 ]
 
 
-def write(workdir: Path) -> tuple[Summary, list[Picture]]:
+def write(workdir: Path) -> tuple[Summary, list[RenderedFigure]]:
     """Writes report.md, report.html, figures/ and tables/ from what is finished; raises as `summarize` does."""
-    with results.turn(workdir):
+    with locks.report_lock(workdir):
         summary = summarize(workdir)
-        pictures = draw(workdir, summary)
-        files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, pictures)}
-        for picture in pictures:
+        drawn = draw(workdir, summary)
+        files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, drawn)}
+        for figure in drawn:
             files |= {
-                f"figures/{_name(picture.title)}.svg": picture.svg,
-                f"figures/{_name(picture.title)}.pdf": picture.pdf,
+                f"figures/{_name(figure.title)}.svg": figure.svg,
+                f"figures/{_name(figure.title)}.pdf": figure.pdf,
             }
-        for table in tables(summary) + more_tables(summary):
+        for table in main_tables(summary) + more_tables(summary):
             files[f"tables/{_name(table.title)}.tex"] = to_latex(table)
         files |= {"tables/arms.csv": arms_csv(summary), "tables/runs.csv": runs_csv(summary)}
         for name, content in files.items():
             results.write_atomic(workdir / name, content)
-    return summary, pictures
+    return summary, drawn
 
 
 def _name(title: str) -> str:

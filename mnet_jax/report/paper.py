@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnet_jax.report.summary import Summary
-from mnet_jax.report.words import Table
+from mnet_jax.report.tables import Table
 
 
 def to_latex(table: Table) -> str:
@@ -39,25 +39,25 @@ def _latex(cell: str) -> str:
 def arms_csv(summary: Summary) -> str:
     """A line for each arm and metric: n, mean, sd and interval, of the arm and of its difference from the baseline."""
     header = "arm,metric,n,mean,sd,low,high,pairs,difference,difference_low,difference_high,p"
-    against = {comparison.arm.name: comparison.differences for comparison in summary.comparisons}
+    differences = {comparison.arm.name: comparison.differences for comparison in summary.comparisons}
     lines = []
     for arm in summary.arms:
         for metric in summary.metrics:
-            found, other = arm.estimate(metric), against.get(arm.name, {}).get(metric)
-            numbers = [found.n, found.mean, found.sd, found.low, found.high]
+            one, other = arm.estimate(metric), differences.get(arm.name, {}).get(metric.name)
+            numbers = [one.n, one.mean, one.sd, one.low, one.high]
             numbers += [other.n, other.mean, other.low, other.high, other.p] if other else [math.nan] * 5
-            lines.append([arm.name, metric, *numbers])
+            lines.append([arm.title, metric.name, *numbers])
     return _csv([header.split(","), *lines])
 
 
 def runs_csv(summary: Summary) -> str:
-    """A line for each finished run: arm, seed and every metric, a diverged one at chance level."""
+    """A line for each finished run: arm, seed and every metric as it counts, in printed units."""
     lines = [
-        [arm.name, seed, *(arm.values[metric].get(seed, math.nan) for metric in summary.metrics)]
+        [arm.title, seed, *(arm.values[metric.name].get(seed, math.nan) for metric in summary.metrics)]
         for arm in summary.arms
-        for seed in arm.values[summary.metric]
+        for seed in arm.values[summary.metric.name]
     ]
-    return _csv([["arm", "seed", *summary.metrics], *lines])
+    return _csv([["arm", "seed", *(metric.name for metric in summary.metrics)], *lines])
 
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:
@@ -67,5 +67,7 @@ def _csv(lines: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(cell: Any) -> Any:
-    """A number to 6 digits, nan as nothing."""
+    """A number to 6 digits, nan as nothing; a text that a spreadsheet would take for a formula is quoted."""
+    if isinstance(cell, str):
+        return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
     return cell if not isinstance(cell, float) else "" if math.isnan(cell) else f"{cell:.6g}"

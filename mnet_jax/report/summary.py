@@ -1,8 +1,10 @@
-"""Rows -> what was found: reads a workdir through `results` alone, checks, and decides the claim.
+"""Rows -> what they say: reads a workdir through `results` alone, checks, and decides the claim.
 
-It needs neither checkpoints nor logs, so a report can be made at any time and anywhere.
+It needs neither checkpoints nor logs, so a report can be written at any time and anywhere.
 """
 
+import contextlib
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,30 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnet_jax import results, stats
-
-PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
-
-SETTINGS = (
-    "model.name",
-    "model.width",
-    "model.init",
-    "data.source",
-    "data.train_size",
-    "data.holdout",
-    "data.shift",
-    "data.flip",
-    "train.epochs",
-    "train.batch_size",
-    "train.label_smoothing",
-    "train.ema",
-    "optim.name",
-    "optim.momentum",
-    "optim.schedule",
-    "optim.warmup",
-    "optim.weight_decay",
-)
-"""What a reader asks first; sweep.json has the rest."""
+from mnet_jax import config, formatting, results, stats
+from mnet_jax.errors import UserError
+from mnet_jax.tasks.base import Metric
 
 Row = dict[str, Any]
 
@@ -42,14 +23,16 @@ Row = dict[str, Any]
 class ArmSummary:
     """The finished runs of an arm.
 
-    `values`   metric -> seed -> value as printed: accuracies in percent.
-    `seconds`  mean of the training steps of a run.
+    `planned`     how many runs there are to be, of which `done` are finished.
+    `values`      name of a metric -> seed -> value as printed: accuracies in percent.
+    `seconds`     mean of the training steps of a run.
     `latency_ms`  median of an image in the trained network's evaluation; nan where it was not measured.
-    `pilot`    the first seeds, whose spread decided how many there are; 0 where that was fixed.
+    `pilot`       the first seeds, whose spread decided how many there are; 0 where that was fixed.
     """
 
     arm: results.Arm
     planned: int
+    done: int
     values: Mapping[str, Mapping[int, float]]
     seconds: float
     latency_ms: float
@@ -60,18 +43,25 @@ class ArmSummary:
         return self.arm.name
 
     @property
-    def n(self) -> int:
-        return max((len(of_seed) for of_seed in self.values.values()), default=0)
+    def title(self) -> str:
+        """What a reader sees: "relu at lr 0.3" where only the learning rate tells it from another arm."""
+        return arm_title(self.arm)
 
-    def estimate(self, metric: str) -> stats.Estimate:
-        return stats.estimate(self.values.get(metric, {}).values(), self.pilot)
+    def estimate(self, metric: Metric) -> stats.Estimate:
+        return stats.estimate(self.values.get(metric.name, {}).values(), self.pilot)
+
+
+def arm_title(arm: results.Arm) -> str:
+    """The name of an arm in words; of a copy at another learning rate that of the arm, and the rate."""
+    other = arm.same_lr_as or arm.variant
+    return f"{other} at lr {arm.lr:g}" if other else arm.name
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm minus the baseline, by metric; `role` is "primary", "secondary" or "same lr"."""
+    """An arm minus the baseline, by name of metric; `role` is "primary", "secondary" or "same lr"."""
 
-    arm: results.Arm
+    arm: ArmSummary
     role: str
     differences: Mapping[str, stats.Difference]
 
@@ -80,15 +70,18 @@ class Comparison:
 class Summary:
     """Everything that a report says.
 
-    `metrics`   the claim's first.
-    `verdicts`  one for each primary contrast; beside it in `same_lr` the difference with every arm at the
-                baseline's learning rate, None where these are the same runs.
+    `metrics`   those that are shown and measured, the deciding one first.
+    `verdicts`  one for each primary contrast.
+    `same_lr`   for each verdict the difference with all arms at the baseline's learning rate; None where these are the
+                same runs.
     `tuned`     variant -> best learning rate; empty unless this is a tuning, and complete.
+    `diverged`  the names of the runs whose loss stopped being finite.
+    `settings`  what the setting starts from, in words, and the fields that differ from there.
     `timing`    phase -> seconds, summed over the finished runs.
     """
 
     sweep: results.Sweep
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     done: int
     total: int
     arms: tuple[ArmSummary, ...]
@@ -98,19 +91,24 @@ class Summary:
     tuned: Mapping[str, float]
     warnings: tuple[str, ...]
     diverged: tuple[str, ...]
-    settings: Mapping[str, Any]
+    settings: tuple[str, Mapping[str, Any]]
     data: Mapping[str, str]
     versions: Mapping[str, str]
     device: str
     timing: Mapping[str, float]
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
+        """The one that decides."""
         return self.metrics[0]
 
     @property
     def baseline(self) -> ArmSummary:
         return self.arms[0]
+
+    @property
+    def tuning(self) -> bool:
+        return self.sweep.mode == "tune"
 
     @property
     def partial(self) -> str:
@@ -123,27 +121,23 @@ class Summary:
 def summarize(workdir: Path) -> Summary:
     """Reads the plan and the finished rows of a workdir and decides its claim.
 
-    Raises ValueError where rows were made from other data than each other, or with other settings than the
-    plan's, showing the difference; and where a row lacks the claim's metric.
+    Raises UserError where rows were made from other data than each other, or with other settings than the
+    plan's, showing the difference; and where a row lacks the deciding metric.
     """
     sweep = results.read_sweep(workdir)
-    rows = results.read_rows(workdir, sweep.runs)
+    rows = results.read_rows(workdir, sweep)
     _check(sweep, rows)
-    tuning = sweep.mode == "tune"
-    claim: dict[str, Any] = {"metric": "accuracy", "contrasts": [], **sweep.claim, "pilot": _pilot(sweep)}
-    metric: str = "accuracy" if tuning else claim["metric"]
-    hidden = {"train_loss", "train_accuracy"} if metric == "accuracy" else set()
-    keys = (key for row in rows for key in row["metrics"] if key not in hidden)
-    metrics = tuple(dict.fromkeys([metric, *keys]))
-    raw = {key: {arm.name: {} for arm in sweep.arms} for key in metrics}
-    for row in rows:
-        measured = _measured(row, metric)
-        for key in metrics:
-            raw[key][row["arm"]][row["seed"]] = measured.get(key, math.nan)
+    tuning, contrasts, pilot = sweep.mode == "tune", sweep.claim.contrasts, _pilot(sweep)
+    metric = sweep.metrics[0] if tuning or not sweep.claim.metric else sweep.metric(sweep.claim.metric)
+    metrics = _shown_metrics(sweep, rows, metric)
+    stored = _stored_values(sweep, rows, metrics)
     latencies = results.read_latencies(workdir)
-    arms = tuple(_arm(sweep, arm, rows, raw, latencies) for arm in sweep.arms)
+    arms = tuple(_arm(sweep, arm, rows, metrics, stored, latencies) for arm in sweep.arms)
+    copies = {arm.same_lr_as: arm.name for arm in sweep.arms if arm.same_lr_as}
+    at_same_lr = {arm: stored[metric.name][copies.get(arm, arm)] for arm in stored[metric.name]}
+    beside = stats.verdicts(contrasts, at_same_lr, metric.print_factor, pilot)
     versions = _distinct(rows, "versions")
-    best, edges = _best_rates(sweep, arms) if tuning else ({}, ())
+    best, edges = _best_rates(arms, metrics) if tuning else ({}, ())
     return Summary(
         sweep=sweep,
         metrics=metrics,
@@ -151,16 +145,18 @@ def summarize(workdir: Path) -> Summary:
         total=len(sweep.runs),
         arms=arms,
         comparisons=() if tuning else tuple(_comparison(sweep, arm, arms[0]) for arm in arms[1:]),
-        verdicts=() if tuning else tuple(stats.verdicts(claim, raw[metric])),
-        same_lr=() if tuning else _same_lr(sweep, claim, raw[metric]),
+        verdicts=() if tuning else tuple(stats.verdicts(contrasts, stored[metric.name], metric.print_factor, pilot)),
+        same_lr=()
+        if tuning
+        else tuple(verdict.difference if copies.keys() & set(verdict.contrast.arms) else None for verdict in beside),
         tuned=best,
-        warnings=(*_divergences(rows), *edges, *_disagreements(rows)),
+        warnings=(*_divergences(rows, metric), *edges, *_disagreements(rows)),
         diverged=tuple(row["run"] for row in rows if row["diverged_at"] is not None),
         settings=_settings(sweep),
         data=rows[0]["data"] if rows else {},
-        versions={name: " and ".join(found) for name, found in versions.items() if any(found)},
+        versions={name: " and ".join(values) for name, values in versions.items() if any(values)},
         device=" and ".join(dict.fromkeys(_device(row) for row in rows)),
-        timing={phase: sum(row["timing"].get(phase, 0.0) for row in rows) for phase in PHASES},
+        timing={phase: sum(row["timing"].get(phase, 0.0) for row in rows) for phase in results.PHASES},
     )
 
 
@@ -183,30 +179,52 @@ def _refuse_unequal(what: str, one: str, a: Mapping[str, Any], other: str, b: Ma
         return
     unequal = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     shown = "; ".join(f"{name}: {a.get(name)!r} and {b.get(name)!r}" for name in unequal)
-    raise ValueError(f"{one} and {other} have other {what} and cannot be compared: {shown}")
+    raise UserError(f"{one} and {other} have other {what} and cannot be compared: {shown}")
 
 
-def _measured(row: Row, metric: str) -> Row:
-    measured = results.counted(row)
-    if not math.isfinite(measured.get(metric, math.nan)):
-        raise ValueError(f"{row['run']} has no {metric}, by which the claim is decided; it has {measured}")
-    return measured
+def _shown_metrics(sweep: results.Sweep, rows: Sequence[Row], metric: Metric) -> tuple[Metric, ...]:
+    """The deciding metric, then what else the rows have; measured in training only where the claim is about that."""
+    measured = {name for row in rows for name in row["metrics"]}
+    shown = [other for other in sweep.metrics if other.name in measured and other != metric]
+    if metric.group != "training":
+        shown = [other for other in shown if other.group != "training"]
+    return metric, *shown
+
+
+def _stored_values(
+    sweep: results.Sweep, rows: Sequence[Row], metrics: Sequence[Metric]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Metric -> arm -> seed -> value as stored; a diverged run without a score has none."""
+    values: dict[str, dict[str, dict[int, float]]] = {
+        metric.name: {arm.name: {} for arm in sweep.arms} for metric in metrics
+    }
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        scores = results.scored_metrics(row, metrics)
+        decides = metrics[0]
+        if row["diverged_at"] is None and not math.isfinite(scores.get(decides.name, math.nan)):
+            raise UserError(f"{row['run']} has no {decides.name}, by which the claim is decided; it has {scores}")
+        for metric in metrics:
+            if metric.name in scores or row["diverged_at"] is None:
+                values[metric.name][row["arm"]][row["seed"]] = scores.get(metric.name, math.nan)
+    return values
 
 
 def _arm(
     sweep: results.Sweep,
     arm: results.Arm,
     rows: Sequence[Row],
-    raw: Mapping[str, Any],
+    metrics: Sequence[Metric],
+    stored: Mapping[str, Mapping[str, Mapping[int, float]]],
     latencies: Mapping[str, Sequence[float]],
 ) -> ArmSummary:
     seconds = [row["timing"].get("steps", 0.0) for row in rows if row["arm"] == arm.name]
     return ArmSummary(
         arm=arm,
         planned=sum(run.arm == arm.name for run in sweep.runs),
+        done=len(seconds),
         values={
-            metric: {seed: stats.scale(metric) * value for seed, value in sorted(of_arm[arm.name].items())}
-            for metric, of_arm in raw.items()
+            metric.name: {seed: metric.print_factor * value for seed, value in stored[metric.name][arm.name].items()}
+            for metric in metrics
         },
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
         latency_ms=1e3 * statistics.median(latencies.get(arm.name) or [math.nan]),
@@ -214,46 +232,46 @@ def _arm(
     )
 
 
-def _comparison(sweep: results.Sweep, summary: ArmSummary, baseline: ArmSummary) -> Comparison:
-    pair = {summary.name, baseline.name}
-    primary = any(set(contrast["arms"]) == pair for contrast in sweep.claim.get("contrasts", ()))
-    role = "same lr" if summary.arm.twin_of else "primary" if primary else "secondary"
-    pilot, against = _pilot(sweep), baseline.values
-    differences = {metric: stats.difference(own, against[metric], pilot) for metric, own in summary.values.items()}
-    return Comparison(summary.arm, role, differences)
+def _comparison(sweep: results.Sweep, arm: ArmSummary, baseline: ArmSummary) -> Comparison:
+    primary = any(set(contrast.arms) == {arm.name, baseline.name} for contrast in sweep.claim.contrasts)
+    role = "same lr" if arm.arm.same_lr_as else "primary" if primary else "secondary"
+    differences = {
+        name: stats.difference(by_seed, baseline.values[name], arm.pilot) for name, by_seed in arm.values.items()
+    }
+    return Comparison(arm, role, differences)
 
 
-def _same_lr(
-    sweep: results.Sweep, claim: Mapping[str, Any], values: Mapping[str, stats.Values]
-) -> tuple[stats.Difference | None, ...]:
-    twins = {arm.twin_of: arm.name for arm in sweep.arms if arm.twin_of}
-    beside = stats.verdicts(claim, {arm: values[twins.get(arm, arm)] for arm in values})
-    return tuple(verdict.difference if twins.keys() & set(verdict.arms) else None for verdict in beside)
-
-
-def _best_rates(sweep: results.Sweep, arms: Sequence[ArmSummary]) -> tuple[dict[str, float], list[str]]:
-    """Variant -> its rate of the highest mean accuracy (of equals the lower NLL), and warnings of edges."""
+def _best_rates(arms: Sequence[ArmSummary], metrics: Sequence[Metric]) -> tuple[dict[str, float], list[str]]:
+    """Variant -> its rate of the best mean of the first metric, of equals the second; and warnings of edges."""
     variants: dict[str, list[ArmSummary]] = {}
     for arm in arms:
-        variants.setdefault(sweep.claim["tune_arms"][arm.name], []).append(arm)
-    if any(arm.n < arm.planned for arm in arms):
+        variants.setdefault(arm.arm.variant, []).append(arm)
+    if any(arm.done < arm.planned for arm in arms):
         return {}, []
+
+    def rank(arm: ArmSummary) -> list[float]:
+        means = [(1 if metric.higher_is_better else -1) * arm.estimate(metric).mean for metric in metrics[:2]]
+        return [-math.inf if math.isnan(mean) else mean for mean in means]
+
     tuned, warnings = {}, []
-    for variant, of_rate in variants.items():
-        best = max(of_rate, key=lambda arm: (arm.estimate("accuracy").mean, -arm.estimate("nll").mean))
-        tuned[variant] = rate = best.arm.lr
-        rates = [arm.arm.lr for arm in of_rate]
+    for variant, candidates in variants.items():
+        tuned[variant] = rate = max(candidates, key=rank).arm.lr
+        rates = [arm.arm.lr for arm in candidates]
         for edge, name, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
             if rate == edge:
                 warnings.append(f"{variant}: the best learning rate, {rate:g}, is the {name}; try {beyond} ones")
     return tuned, warnings
 
 
-def _divergences(rows: Sequence[Row]) -> Iterable[str]:
+def _divergences(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
+    if metric.diverged is None:
+        score = f"has no score in {metric.title}: it is left out"
+    else:
+        value = formatting.number(metric, metric.print_factor * metric.diverged)
+        score = f"counts as {f'{value} {metric.unit}'.rstrip()}, the level of guessing"
     for row in rows:
         if row["diverged_at"] is not None:
-            chance = stats.number("accuracy", 100 * results.CHANCE["accuracy"](row["classes"]))
-            yield f"{row['run']} diverged at step {row['diverged_at']} and counts at chance level, {chance} %"
+            yield f"{row['run']} diverged at step {row['diverged_at']} and {score}"
 
 
 def _distinct(rows: Sequence[Row], field: str) -> dict[str, list[str]]:
@@ -264,10 +282,10 @@ def _distinct(rows: Sequence[Row], field: str) -> dict[str, list[str]]:
 
 def _disagreements(rows: Sequence[Row]) -> Iterable[str]:
     for field, prefix in (("versions", ""), ("device", "device ")):
-        for name, found in _distinct(rows, field).items():
-            if len(found) > 1:
-                counts = [sum(str(row[field].get(name, "")) == value for row in rows) for value in found]
-                shown = [f"{value or 'unknown'} ({n} runs)" for value, n in zip(found, counts, strict=True)]
+        for name, values in _distinct(rows, field).items():
+            if len(values) > 1:
+                counts = [sum(str(row[field].get(name, "")) == value for row in rows) for value in values]
+                shown = [f"{value or 'unknown'} ({n} runs)" for value, n in zip(values, counts, strict=True)]
                 yield f"the runs differ in {prefix}{name}: {', '.join(shown)}"
 
 
@@ -276,9 +294,21 @@ def _device(row: Row) -> str:
     return f"{device['count']} x {device['kind']}, {device['threads']} thread{'s' * (device['threads'] != 1)}"
 
 
-def _settings(sweep: results.Sweep) -> dict[str, Any]:
-    task = sweep.config.get("task", "classification")
-    of_task = [name for name in sweep.config if name.startswith(f"{task}.")]
-    varied = {name for arm in sweep.arms for name in arm.overrides}
-    names = SETTINGS if task == "classification" else of_task
-    return {name: sweep.config[name] for name in names if sweep.config.get(name) and name not in varied}
+def _settings(sweep: results.Sweep) -> tuple[str, dict[str, Any]]:
+    """What the setting starts from, and the fields that differ from there; what the arms vary is left out.
+
+    Of the settings of the scale, one for each family of networks, and the defaults it is the one most alike.
+    """
+    bases = {"the defaults": config.default()}
+    with contextlib.suppress(ValueError):  # a scale of the experiment file's
+        bases = {
+            f"scale {sweep.scale}, {family}": config.at_scale(sweep.scale, family) for family in ("v2", "v1")
+        } | bases
+    varied = {"scale", *(name for arm in sweep.arms for name in arm.overrides)}
+
+    def changes(base: Any) -> dict[str, Any]:
+        usual = json.loads(json.dumps(config.flatten(base)))  # tuples become lists, as in a workdir
+        names = [name for name, value in sweep.config.items() if name not in varied and value != usual.get(name)]
+        return {name: sweep.config[name] for name in names}
+
+    return min(((name, changes(base)) for name, base in bases.items()), key=lambda pair: len(pair[1]))

@@ -4,7 +4,7 @@ The step, the plan, the cost counter, the report and the benchmark ask the recor
 task is one file, here or in an experiment file. Shape letters: B images of a batch, N images of a data set, H W C.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +103,8 @@ class Task:
                   images of the batch: each becomes `train_NAME`, a mean over the images of an epoch. `teacher` is what
                   the teacher's network returns for the same images, None without one.
     `sums`        (outputs, targets, mask_B, cfg) -> what an evaluation adds up over the images with mask 1.
-    `per_image`   (outputs, targets, cfg) -> what an evaluation keeps of every image, arrays [B, ...] by name: predictions,
-                  and the targets that they are scored against.
+    `per_image`   (outputs, targets, cfg) -> what an evaluation keeps of every image, arrays [B, ...] by name:
+                  predictions, and the targets that they are scored against.
     `score`       (sums, kept, cfg) -> the metrics of group "test" by name. `sums` are those of `sums`, and "images";
                   `kept` is what `per_image` returned, [N, ...], in the order of the held-out images. Runs on the host.
     `predict`     (outputs, cfg) -> what a user is told of each image, arrays [B, ...] by name.
@@ -126,7 +126,7 @@ class Task:
     score: Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Any], Mapping[str, float]] | None = None
     predict: Callable[[Outputs, Any], Mapping[str, Any]] = lambda outputs, cfg: {"outputs": outputs}
     measure: Callable[[Any, list[int]], tuple[list[dict[str, float]], dict[str, np.ndarray]]] | None = None
-    pictures: Callable[..., list[Any]] = lambda workdir, sweep: []
+    pictures: Callable[..., Iterable[tuple[str, Any, str]]] = lambda workdir, sweep: ()
 
     @property
     def trains(self) -> bool:

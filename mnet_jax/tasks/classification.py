@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mnet_jax.errors import UserError
@@ -29,8 +30,8 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
         Metric("accuracy", "accuracy", "%", 2, diverged=guess),
         Metric("nll", "NLL", "nats", 3, higher_is_better=False, diverged=math.log(classes)),
         *((top5,) if classes > 10 else ()),
-        TRAIN_LOSS,
-        Metric("train_accuracy", "training accuracy", "%", 2, group="training"),
+        replace(TRAIN_LOSS, diverged=math.log(classes)),
+        Metric("train_accuracy", "training accuracy", "%", 2, diverged=guess, group="training"),
     )
 
 
@@ -60,8 +61,8 @@ def loss(
 ) -> tuple["jax.Array", dict[str, "jax.Array"]]:
     """Mean cross-entropy in nats against labels smoothed towards uniform (Szegedy et al. 2016, section 7).
 
-    With a teacher's logits, `distill.weight` of it is T^2 times the cross-entropy against the teacher's probabilities at
-    temperature T (Hinton et al. 2015, section 2; T^2 keeps the gradients' size). Its part is the images answered
+    With a teacher's logits, `distill.weight` of it is T^2 times the cross-entropy against the teacher's probabilities
+    at temperature T (Hinton et al. 2015, section 2; T^2 keeps the gradients' size). Its part is the images answered
     correctly.
     """
     import jax

@@ -10,9 +10,9 @@ point but 0, hence the laws of `theory`, exact in the mean over T.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,4 +136,19 @@ def run(cfg: Any, seeds: Sequence[int]) -> tuple[list[dict[str, float]], dict[st
     return measure(cfg.spiral.dim, cfg.spiral.act, cfg.spiral.points, seeds)
 
 
-TASK = Task(name="spiral", metrics=lambda cfg: METRICS, fields=FIELDS, measure=run)
+def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
+    """The spiral and its projections back, of seed 0 of every arm."""
+    from mnet_jax import figures, results
+
+    panels = []
+    for run in sweep.runs:
+        arrays = results.read_arrays(workdir, run.name) if run.seed == 0 else {}
+        if "input" in arrays and "output" in arrays:
+            panels += [] if panels else [("Input", arrays["input"])]
+            panels.append((f"Output/{run.arm}", arrays["output"]))
+    if panels:
+        caption = "The spiral, and what the activation left of it, projected back; seed 0 of every arm."
+        yield "The spiral", figures.spiral(panels), caption
+
+
+TASK = Task(name="spiral", metrics=lambda cfg: METRICS, fields=FIELDS, measure=run, pictures=pictures)

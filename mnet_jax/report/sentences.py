@@ -1,0 +1,137 @@
+"""Summary -> sentences: the claim, its verdicts, how the numbers came about. The same for all renderers."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mnet_jax import formatting, stats
+from mnet_jax.report.summary import Summary
+from mnet_jax.tasks.base import Metric
+
+
+class VerdictText(NamedTuple):
+    """A verdict in words, and its `numbers`: the one measured, the paper's, that at the baseline's rate."""
+
+    outcome: str
+    sentence: str
+    numbers: tuple[tuple[str, str], ...]
+
+
+def verdict_texts(summary: Summary) -> list[VerdictText]:
+    """One for each primary contrast."""
+    metric, rate = summary.metric, summary.baseline.arm.lr
+    tests = sum(verdict.difference.n >= 2 for verdict in summary.verdicts)
+    trained = any(arm.arm.cost.get("images") for arm in summary.arms)
+    texts = []
+    for verdict, same_lr in zip(summary.verdicts, summary.same_lr, strict=True):
+        numbers = [("measured here", formatting.amount(metric, verdict.difference, sign=True))]
+        if verdict.contrast.published is not None:
+            published = formatting.number(metric, verdict.contrast.published, sign=True)
+            numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
+        if same_lr is not None:
+            numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
+        sentence = verdict_sentence(verdict, metric, tests, summary.baseline.pilot, trained)
+        texts.append(VerdictText(verdict.outcome, sentence, tuple(numbers)))
+    return texts
+
+
+def verdict_sentence(
+    verdict: stats.Verdict, metric: Metric, tests: int = 1, pilot: int = 0, trained: bool = True
+) -> str:
+    """One sentence that begins with the outcome and says what was measured.
+
+    Args:
+      verdict: what the runs say about a contrast.
+      metric: the one that decides.
+      tests: how many contrasts Holm's correction ran over.
+      pilot: how many first seeds the number of all followed from, 0 where it was fixed.
+      trained: whether training runs decided, whose budget bounds what they say.
+    """
+    contrast, measured, outcome = verdict.contrast, verdict.difference, verdict.outcome
+    if outcome == "not enough runs yet":
+        return f"Not enough runs yet: seeds finished in each of {', '.join(contrast.arms)}: {measured.n} (2 needed)."
+    p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
+    sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
+    sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
+    if outcome == "no difference found" and measured.minimum_detectable_effect > 0:
+        what = "slope" if contrast.kind in ("trend", "interaction") else "difference"
+        effect = formatting.number(metric, measured.minimum_detectable_effect)
+        effect = formatting.with_difference_unit(metric, effect)
+        sentence += f"; these {measured.n} seeds would find a true {what} of {effect} with 80 % power"
+    if pilot:
+        sentence += f". The number of seeds, {measured.n}, followed from the width that the interval was to have and "
+        sentence += f"the spread of the first {min(pilot, measured.n)}, not from p (Stein 1945)"
+    return sentence + "."
+
+
+def _fact(verdict: stats.Verdict, metric: Metric) -> str:
+    """What was measured, in words that fit the outcome."""
+    contrast, measured = verdict.contrast, verdict.difference
+    first, last, rises = contrast.arms[0], contrast.arms[-1], measured.mean > 0
+    decided = verdict.outcome in ("supported", "contradicted")
+    amount = formatting.amount(metric, measured, sign=True)
+    if contrast.kind == "equivalent":
+        margin = formatting.with_difference_unit(metric, f"{contrast.margin:g}")
+        where = ("inside" if verdict.outcome == "supported" else "outside") if decided else "not shown to lie inside"
+        return f"{first} - {last} = {amount}, {where} ±{margin}"
+    if contrast.kind == "trend":
+        if decided:
+            return f"{metric.title} {'rises' if rises else 'falls'} from {first} to {last}, slope {amount}"
+        return f"{metric.title} from {first} to {last}: slope {amount}"
+    if contrast.kind == "interaction":
+        lead, towards = f"the lead of {first} over {contrast.arms[1]}", f"{contrast.arms[-2]} over {last}"
+        if decided:
+            return f"{lead} {'grows' if rises else 'shrinks'} towards {towards}, slope {amount}"
+        return f"{lead}, towards {towards}, slope {amount}"
+    if decided:
+        winner, loser = (first, last) if rises else (last, first)
+        gap = formatting.amount(metric, measured if rises else measured.reversed())
+        return f"{winner} exceeds {loser} by {gap}" + ("" if metric.difference_unit else f" in {metric.title}")
+    return f"{first} - {last} = {amount}"
+
+
+def claim_text(summary: Summary) -> list[str]:
+    """What the experiment claims, and what its paper printed."""
+    if summary.tuning:
+        return []
+    claim = summary.sweep.claim
+    lines = (("Claim", claim.text), (claim.source or "The paper", claim.published))
+    return [f"{label}: {words}" for label, words in lines if words]
+
+
+def tuned_lines(summary: Summary) -> str:
+    """What to paste into the experiment file, a comment while runs are missing."""
+    if not summary.tuned:
+        return "# the best learning rates, once all runs are done"
+    pairs = [f'"{variant}": {lr}' for variant, lr in summary.tuned.items()]
+    line = f"TUNED_LR = {{{', '.join(pairs)}}}"
+    return line if len(line) <= 100 else "\n".join(["TUNED_LR = {", *(f"    {pair}," for pair in pairs), "}"])
+
+
+def minutes(summary: Summary) -> str:
+    """Of compute, summed over the finished runs."""
+    return f"{sum(summary.timing.values()) / 60:.1f}"
+
+
+def provenance(summary: Summary) -> dict[str, str]:
+    """How the numbers came about: name -> words."""
+    spent, diverged = sum(summary.timing.values()), len(summary.diverged)
+    phases = [f"{phase} {s:.0f} s ({100 * s / spent:.0f} %)" for phase, s in summary.timing.items() if spent]
+    (base, changes), config, pilot = summary.settings, summary.sweep.config, summary.baseline.pilot
+    facts = {
+        "runs": f"{summary.done} of {summary.total}" + (f", {diverged} diverged" if diverged else ""),
+        "seeds": f"{pilot}, then as many as their spread asked for to make each primary 95 % interval at most "
+        f"{config['seeds_until']:g} wide, at most {config['seeds_max']} (Stein 1945)"
+        if pilot
+        else "",
+        "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
+        "data": ", ".join(_pairs(summary.data)),
+        "device": summary.device,
+        "versions": ", ".join(_pairs(summary.versions)),
+        "time": f"{spent:.0f} s, summed over runs: {', '.join(phases)}" if spent else "",
+        "command": summary.sweep.command,
+    }
+    return {name: words for name, words in facts.items() if words}
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {value}" for name, value in values.items()]

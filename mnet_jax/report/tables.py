@@ -1,0 +1,156 @@
+"""Summary -> tables of words, the same for all renderers."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mnet_jax import formatting
+from mnet_jax.formatting import difference_label, value_label
+from mnet_jax.report.summary import ArmSummary, Summary
+from mnet_jax.tasks.base import Metric
+
+
+class Table(NamedTuple):
+    """A table in words: first column left, the others right; `marked` rows stand out."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    marked: tuple[int, ...] = ()
+
+
+SIDE_METRICS = 3
+"""How many metrics beside the deciding one the table of arms has room for."""
+
+
+def main_tables(summary: Summary) -> list[Table]:
+    """The tables of a report; a tuning has one, of the learning rates."""
+    if summary.tuning:
+        return [_rates_table(summary)]
+    return [_arms_table(summary), *([_differences_table(summary)] if summary.comparisons else [])]
+
+
+def more_tables(summary: Summary) -> list[Table]:
+    """The metrics that the table of arms has no room for, with their intervals, a few to a table."""
+    if summary.tuning:
+        return []
+    side = _side_metrics(summary)
+    rest = [metric for metric in summary.metrics[1:] if metric not in side]
+    return [
+        *_metric_tables(summary, "Also measured", [metric for metric in rest if metric.group != "inside"]),
+        *_metric_tables(summary, "Inside the networks", [metric for metric in rest if metric.group == "inside"]),
+    ]
+
+
+def _side_metrics(summary: Summary) -> list[Metric]:
+    return [metric for metric in summary.metrics[1:] if metric.group != "inside"][:SIDE_METRICS]
+
+
+def _metric_tables(summary: Summary, title: str, metrics: list[Metric]) -> Iterator[Table]:
+    for first in range(0, len(metrics), SIDE_METRICS):
+        shown = metrics[first : first + SIDE_METRICS]
+        header = ("arm", *(f"{value_label(metric)} [95 %]" for metric in shown))
+        rows = tuple(
+            (arm.title, *(formatting.interval(metric, arm.estimate(metric)) for metric in shown))
+            for arm in summary.arms
+        )
+        number = f", {first // SIDE_METRICS + 1}" if len(metrics) > SIDE_METRICS else ""
+        yield Table(f"{title}{number}", header, rows)
+
+
+def _arms_table(summary: Summary) -> Table:
+    metric, side = summary.metric, _side_metrics(summary)
+    header = ["arm", "n", f"{value_label(metric)} [95 %]", "sd", *map(value_label, side)]
+    rows = []
+    for arm in summary.arms:
+        mean = arm.estimate(metric)
+        rows.append(
+            [arm.title, _count(arm, mean.n), formatting.interval(metric, mean), formatting.number(metric, mean.sd)]
+        )
+        rows[-1] += [formatting.number(other, arm.estimate(other).mean) for other in side]
+    note = "Means over seeds with 95 % t-interval"
+    if any(arm.arm.cost for arm in summary.arms):
+        header += ["MAdds", "params", "lr", "s / run"]
+        for arm, row in zip(summary.arms, rows, strict=True):
+            row += [formatting.quantity(arm.arm.cost.get(name, math.nan)) for name in ("madds", "params")]
+            row += [f"{arm.arm.lr:g}", "–" if math.isnan(arm.seconds) else f"{arm.seconds:.1f}"]
+        if measured := [arm for arm in summary.arms if arm.latency_ms > 0]:
+            header.append(f"ms / {measured[0].title}'s")
+            for arm, row in zip(summary.arms, rows, strict=True):
+                row.append("–" if math.isnan(arm.latency_ms) else f"{arm.latency_ms / measured[0].latency_ms:.2f}")
+        note += ", of the final step on the whole held-out set. MAdds of one image; seconds of the training steps"
+    return Table("Arms", tuple(header), tuple(map(tuple, rows)), f"{note}.")
+
+
+def _differences_table(summary: Summary) -> Table:
+    """The deciding metric, and the one that follows it where that is measured on the same images."""
+    metric = summary.metric
+    shown = [metric, *[other for other in summary.metrics[1:2] if other.group == metric.group]]
+    first, *others = (f"{difference_label(one)} [95 %]" for one in shown)
+    rows = []
+    for comparison in summary.comparisons:
+        cell, *beside = (formatting.interval(one, comparison.differences[one.name], sign=True) for one in shown)
+        decides = comparison.differences[metric.name]
+        p = formatting.p_text(decides.p)
+        rows.append((comparison.arm.title, cell, p, *beside, str(decides.n), comparison.role))
+    note = "Paired by seed. Holm's correction is in the verdict, for the primary contrasts; nothing here is "
+    note += "corrected for being one of many: secondary differences suggest, they do not conclude."
+    header = ("arm", first, "p", *others, "pairs", "role")
+    return Table(f"Differences from {summary.baseline.title}, uncorrected", header, tuple(rows), note)
+
+
+def _rates_table(summary: Summary) -> Table:
+    metric, others = summary.metric, summary.metrics[1:2]
+    rows, marked = [], []
+    for index, arm in enumerate(summary.arms):
+        mean, best = arm.estimate(metric), summary.tuned.get(arm.arm.variant) == arm.arm.lr
+        marked += [index] if best else []
+        row = [arm.arm.variant, f"{arm.arm.lr:g}", _count(arm, mean.n), formatting.interval(metric, mean)]
+        row += [formatting.number(metric, mean.sd)]
+        row += [formatting.number(other, arm.estimate(other).mean) for other in others]
+        rows.append((*row, "best" if best else ""))
+    header = ("arm", "lr", "n", f"{value_label(metric)} [95 %]", "sd", *map(value_label, others), "")
+    note = "Means over tuning seeds, disjoint from the reported ones, on images held out from the training set."
+    return Table("Learning rates", header, tuple(rows), note, tuple(marked))
+
+
+class ContrastLine(NamedTuple):
+    """A verdict as one line of an overview; all in words, "–" where there is nothing to say."""
+
+    contrast: str
+    paper: str
+    here: str
+    unit: str
+    n: str
+    p: str
+    outcome: str
+
+
+def contrast_lines(summary: Summary) -> list[ContrastLine]:
+    """One for each primary contrast; of an experiment without any, one that names the baseline's value.
+
+    A tuning has none.
+    """
+    if summary.tuning:
+        return []
+    metric, lines = summary.metric, []
+    for verdict in summary.verdicts:
+        contrast = verdict.contrast
+        first, last = contrast.arms[0], contrast.arms[-1]
+        name = f"slope, {first} to {last}" if contrast.kind in ("trend", "interaction") else f"{first} − {last}"
+        paper = "–" if contrast.published is None else formatting.number(metric, contrast.published, sign=True)
+        here = formatting.interval(metric, verdict.difference, sign=True)
+        n, p = str(verdict.difference.n), formatting.p_text(verdict.adjusted)
+        lines.append(ContrastLine(name, paper, here, metric.difference_unit, n, p, verdict.outcome))
+    if not lines:
+        arm = summary.baseline
+        value = formatting.interval(metric, arm.estimate(metric))
+        lines.append(
+            ContrastLine(f"{arm.title}: {value_label(metric)}", "–", value, "", str(arm.estimate(metric).n), "–", "–")
+        )
+    return lines
+
+
+def _count(arm: ArmSummary, n: int) -> str:
+    return str(n) if n == arm.planned else f"{n} of {arm.planned}"
