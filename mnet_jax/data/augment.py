@@ -17,6 +17,20 @@ ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
+def images(
+    key: jax.Array, images_BHWC: jax.Array, data: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """Augments a training batch as the config's fields `data` say, but for mixing; returns normalized float32 images.
+
+    An augmentation that is off adds nothing to the program.
+    """
+    x_BHWC = shift_flip(key, images_BHWC, data.shift, data.flip)
+    if data.jitter:
+        x_BHWC = jitter(jax.random.fold_in(key, 1), x_BHWC, data.jitter)
+    x_BHWC = normalize(x_BHWC, mean, std)
+    return erase(jax.random.fold_in(key, 2), x_BHWC, data.erase) if data.erase else x_BHWC
+
+
 def batch(
     key: jax.Array,
     images_BHWC: jax.Array,
@@ -26,17 +40,11 @@ def batch(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Augments a training batch of images with labels as the config's fields `data` say.
+    """Augments a training batch of images with labels: `images`, and then mixing.
 
-    Returns normalized float32 images and the targets; mixing replaces targets["labels"], int32 [B], by each class's
-    share of the image, float32 [B, classes]. An augmentation that is off adds nothing to the program.
+    Mixing replaces targets["labels"], int32 [B], by each class's share of the image, float32 [B, classes].
     """
-    x_BHWC = shift_flip(key, images_BHWC, data.shift, data.flip)
-    if data.jitter:
-        x_BHWC = jitter(jax.random.fold_in(key, 1), x_BHWC, data.jitter)
-    x_BHWC = normalize(x_BHWC, mean, std)
-    if data.erase:
-        x_BHWC = erase(jax.random.fold_in(key, 2), x_BHWC, data.erase)
+    x_BHWC = images(key, images_BHWC, data, mean, std)
     if data.mixup or data.cutmix:
         key_mix, labels_B = jax.random.fold_in(key, 3), targets["labels"]
         x_BHWC, shares_BK = mix(key_mix, x_BHWC, labels_B, data.mixup, data.cutmix, classes)
