@@ -74,6 +74,7 @@ KNOBS: Mapping[str, Knob] = {
     "model.project_act": Knob("linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=True),
     "model.shortcut": Knob("bottleneck", "what V2's shortcuts join (V2 Fig. 6b)", ("bottleneck", "expansion", "none")),
     "model.act": Knob("relu6", "activation everywhere else", ACTIVATION_NAMES),
+    "model.block": Knob("", "name in models.build's `blocks` of the class for all blocks of V1 or V2; '' = stock"),
     "model.padding": Knob("same", "same = TensorFlow's, symmetric = PyTorch's", ("same", "symmetric")),
     "model.init": Knob(
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")
@@ -262,13 +263,11 @@ class Knobs(NamedTuple):
 
     lr: Any
     weight_decay: Any
-    project_low: Any
-    project_high: Any
+    project_act: tuple[Any, Any]
 
 
 def knobs(config: ConfigDict) -> Knobs:
-    low, high = ACTIVATIONS[config.model.project_act]
-    return Knobs(config.optim.lr, config.optim.weight_decay, low, high)
+    return Knobs(config.optim.lr, config.optim.weight_decay, ACTIVATIONS[config.model.project_act])
 
 
 # What experiment files are written with.

@@ -46,7 +46,7 @@ def compiled(cfg: Any, shape: tuple[int, int, int], runs: int, devices: Sequence
     mesh = sharding.mesh(runs, batch, devices)
     program = step.build(cfg, runs, (0.5,) * shape[-1], (0.25,) * shape[-1], 1, mesh)
     state = jax.eval_shape(program.init, jax.ShapeDtypeStruct((runs,), jnp.int32))
-    numbers = config.Knobs(*(jax.ShapeDtypeStruct((runs,), jnp.float32) for _ in config.Knobs._fields))
+    numbers = jax.tree.map(lambda _: jax.ShapeDtypeStruct((runs,), jnp.float32), config.knobs(cfg))
     images = jax.ShapeDtypeStruct((runs, 1, batch, *shape), jnp.uint8)
     labels, count = jax.ShapeDtypeStruct((runs, 1, batch), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     program = program.train.lower(state, numbers, (), (images, labels), count, count).compile()

@@ -103,8 +103,9 @@ class Training:
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
-            knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
-            self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
+            self.knobs = jax.tree.map(
+                lambda *values: self._put(np.asarray(values, np.float32)), *map(config.knobs, self.cfgs)
+            )
             self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
             self.per_epoch = self.inputs.per_epoch
             self.steps = self.per_epoch * self.cfg.train.epochs

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
+from ml_collections import ConfigDict
 
 from mnet_jax import config, cost, models
+from mnet_jax.errors import UserError
 from mnet_jax.models import layers, specs, weights
+from mnet_jax.models.blocks import SeparableBlock
 from mnet_jax.models.layers import ConvNorm, FakeQuant, hard_swish
 
 
@@ -90,7 +93,7 @@ def test_ten_of_seventeen_v2_blocks_have_a_shortcut():
     shortcuts = 0
     for block, spec, channels in zip(model.blocks, net.blocks, inputs, strict=False):
         block.project.scale[...] = jnp.zeros_like(block.project.scale[...])
-        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), model.project_act, None)
+        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), model.project_bounds, None)
         expected = spec.stride == 1 and channels == spec.channels
         assert jnp.all(y_BHWC == float(expected))
         shortcuts += expected
@@ -123,7 +126,7 @@ def test_bottleneck_activation(act, low, high):
 
 def test_traced_bounds_are_the_configs():
     cfg = tiny(project_act="relu6")
-    knobs = config.Knobs(0.0, 0.0, jnp.float32(0), jnp.float32(6))
+    knobs = config.Knobs(0.0, 0.0, (jnp.float32(0), jnp.float32(6)))
     ours, theirs = models.build(cfg, nnx.Rngs(0)), models.build(tiny(project_act="linear"), nnx.Rngs(0))
     np.testing.assert_array_equal(ours(images())[0], theirs(images(), knobs=knobs)[0])
 
@@ -144,6 +147,54 @@ def test_every_parameter_has_a_gradient(family, fields):
         assert jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
+def test_without_project_act_in_the_config_a_call_needs_knobs():
+    whole = tiny()
+    without = ConfigDict({key: value for key, value in whole.items() if key != "project_act"})
+    model = models.build(without, nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"without model\.project_act, and was called without knobs; allowed: "):
+        model(images())
+    knobs = config.Knobs(0.0, 0.0, (0.0, 6.0))
+    np.testing.assert_array_equal(
+        model(images(), knobs=knobs)[0], models.build(whole, nnx.Rngs(0))(images(), knobs=knobs)[0]
+    )
+
+
+class SqueezedSeparable(SeparableBlock):
+    """A user's block: V1's with a squeeze-and-excite behind it."""
+
+    def __init__(self, net, block, inputs):
+        super().__init__(net, block, inputs)
+        self.excite = layers.SqueezeExcite(net.layer_config, block.channels, 2, layers.hard_sigmoid)
+
+    def __call__(self, x_BHWC, project_bounds, previous_depthwise):
+        y_BHWC, endpoints = super().__call__(x_BHWC, project_bounds, previous_depthwise)
+        return self.excite(y_BHWC), endpoints | {"excite": y_BHWC}
+
+
+def test_a_users_block_is_built_called_and_counted():
+    cfg = tiny("v1", block="squeezed")
+    blocks = {"squeezed": SqueezedSeparable}
+    model = models.build(cfg, nnx.Rngs(0), blocks)
+    logits, endpoints = model(images())
+    assert logits.shape == (2, 3)
+    assert "block2/excite" in endpoints
+    for block in model.blocks:
+        assert isinstance(block, SqueezedSeparable)
+        assert jnp.any(block.excite.squeeze.kernel[...] != 0)  # drawn as the stock layers' kernels
+    stock, counted = cost.count(tiny("v1"), 8), cost.count(models.structure(cfg, blocks), 8)
+    gates = [2 * 2 * channels for channels in (4, 6, 6, 6)]  # channels to 2, and 2 to channels
+    assert counted.madds == stock.madds + sum(gates)
+    assert counted.params_weights == stock.params_weights + sum(gates)
+    assert specs.network(cfg) != specs.network(tiny("v1"))
+
+
+@pytest.mark.parametrize(("blocks", "names"), [(None, "''"), ({"squeezed": SqueezedSeparable}, "'', 'squeezed'")])
+def test_an_unknown_block_is_refused_with_the_known_names(blocks, names):
+    message = f"model.block='sqeezed' is none of the blocks that the network is built with: {names}"
+    with pytest.raises(UserError, match=message):
+        models.build(tiny("v1", block="sqeezed"), nnx.Rngs(0), blocks)
+
+
 def test_every_activation_has_a_clip_or_a_function():
     assert tuple(layers.ACTIVATIONS) == specs.ACTIVATION_NAMES
 
@@ -157,7 +208,8 @@ def test_activations_that_are_no_clips(name):
         "gelu": x * scipy.stats.norm.cdf(x),
     }
     with jax.enable_x64(True):
-        np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x)), expected[name], rtol=1e-12, atol=1e-14)
+        y = layers.activate(jnp.asarray(x), layers.ACTIVATIONS[name])
+        np.testing.assert_allclose(y, expected[name], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("family", ["v1", "v2"])
@@ -252,6 +304,7 @@ OTHER_VALUES = {
     **{"act": "relu", "depth": "shallow", "expansion": 3, "project_act": "relu", "shortcut": "none", "split": 2},
     **{"groups": 4, "in_channels": 1, "num_classes": 7, "dropout": 0.5, "padding": "symmetric", "init": "he"},
     **{"formulation": "lax", "dtype": "bfloat16", "norm.momentum": 0.5, "norm.eps": 0.1, "norm.group": 7},
+    "block": "other",
 }
 """A value that is not the default for each field of `config.model` but the name and the rows."""
 
