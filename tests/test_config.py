@@ -3,7 +3,7 @@
 import pytest
 
 from mnet_jax import config, ops, optim, sweep, train
-from mnet_jax.models import blocks, init, specs, zoo
+from mnet_jax.models import blocks, init, layers, specs, zoo
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
     ("field", "served"),
     [
         ("model.name", {**specs.NETWORKS, **zoo.NETWORKS}),
-        ("model.act", specs.ACTIVATIONS),
+        ("model.act", layers.ACTIVATIONS),
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),

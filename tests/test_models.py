@@ -241,6 +241,50 @@ def test_training_moves_the_statistics_and_evaluation_does_not():
     assert jnp.any(model.stem.mean[...] != start)
 
 
+@pytest.mark.parametrize("frozen", ["expand", "depthwise", "project"])
+@pytest.mark.parametrize("fields", [{}, {"split": 2}])
+def test_the_norm_of_a_frozen_layer_in_training_is_that_of_an_evaluation(frozen, fields):
+    """As the layers do that are called one by one; the others in training mode average their statistics."""
+    block, alone = (models.build(tiny(**fields), nnx.Rngs(0)).blocks[1] for _ in range(2))
+    x_BHWC = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 4)), jnp.float32)
+    for each in (block, alone):
+        getattr(each, frozen).eval()
+    bounds = specs.ACTIVATIONS["linear"]
+    y_BHWC, _ = block(x_BHWC, bounds, None)
+    e_BHWE = alone.expand(x_BHWC, alone.act)
+    expected_BHWC = alone.project(alone.depthwise(e_BHWE, alone.act), bounds)
+    np.testing.assert_allclose(y_BHWC, expected_BHWC, rtol=1e-5, atol=1e-5)
+    for name in ("expand", "depthwise", "project"):
+        mine, other = getattr(block, name), getattr(alone, name)
+        np.testing.assert_allclose(mine.mean[...], other.mean[...], rtol=1e-5, atol=1e-6)
+        assert bool(jnp.all(mine.mean[...] == 0)) == (name == frozen)
+
+
+def test_a_frozen_backbone_trains_its_head():
+    """Its statistics stay, and the gradient of a kernel in it is that of a network with the same fixed norms."""
+    model = models.build(tiny(), nnx.Rngs(0))
+    model.train()
+    for part in (model.stem, model.blocks, model.head):
+        part.eval() if isinstance(part, nnx.Module) else [block.eval() for block in part]
+    before = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    logits, _ = model(images(4))
+    for old, new in zip(before, jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))), strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.eval()
+    np.testing.assert_allclose(logits, model(images(4))[0], rtol=1e-6)
+
+
+def test_running_averages_move_by_the_share_that_momentum_leaves():
+    layer = ConvNorm(specs.layer_config(tiny(formulation="shift")), "pointwise", 3, 5)
+    layer.kernel[...] = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
+    layer.mean[...], layer.var[...] = jnp.arange(5.0), jnp.arange(1.0, 6.0)
+    layer(images(4), specs.ACTIVATIONS["linear"])
+    y_NC = (np.asarray(images(4)) @ np.asarray(layer.kernel[...])).reshape(-1, 5)
+    momentum = layer.config.norm_momentum
+    np.testing.assert_allclose(layer.mean[...], momentum * np.arange(5) + (1 - momentum) * y_NC.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(layer.var[...], momentum * np.arange(1, 6) + (1 - momentum) * y_NC.var(0), rtol=1e-6)
+
+
 def test_formulations_agree_on_the_whole_network():
     fast, lax = (models.build(tiny(formulation=way), nnx.Rngs(0)) for way in ("shift", "lax"))
     np.testing.assert_allclose(fast(images())[0], lax(images())[0], rtol=1e-4, atol=1e-5)
@@ -421,6 +465,14 @@ def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_av
     wide = layer(100 * x, specs.ACTIVATIONS["relu"])
     np.testing.assert_allclose(wide.max(), held, rtol=1e-5)
     np.testing.assert_array_equal(layer.high[...], held)
+
+
+def test_simulated_integers_have_a_zero_where_all_values_are_positive():
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=4)))
+    x = jnp.linspace(1.0, 3.0, 64).reshape(1, 8, 8, 1)
+    q = layer(x, specs.ACTIVATIONS["linear"])
+    assert len(levels(q, 3 / 15)) == 11  # 5 to 15 of the steps from 0 to 3
+    np.testing.assert_allclose([q.min(), q.max()], [1, 3], rtol=1e-6)
 
 
 def test_simulated_integers_pass_gradients_straight_through_and_survive_a_dead_map():

@@ -77,7 +77,7 @@ class InvertedResidual(nnx.Module):
         self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
     ) -> tuple[jax.Array, Endpoints]:
         """Returns the output and {"expansion", "depthwise"}, which an evaluation in parts never computes as a whole."""
-        if self.split > 1 and self.project.use_running_average:
+        if self.split > 1 and all(layer.use_running_average for layer in (self.expand, self.depthwise, self.project)):
             return self._add_input(x_BHWC, self._project_in_parts(x_BHWC, project_bounds)), {}
         e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
         if self.shortcut == "expansion" and previous_depthwise is not None and previous_depthwise.shape == d_BHWE.shape:
