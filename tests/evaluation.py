@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import trajectory
 
@@ -26,7 +27,7 @@ def main(folder, address, processes, process):
     fed = inputs.Streamed(source, cfg.data, [0], BATCH, mesh)
     program = step.build(cfg, 1, source.mean, source.std, fed.per_epoch, mesh)
     state = program.init(sharding.put(mesh, sharding.RUNS, np.zeros(1, np.int32)))
-    knobs = config.Knobs(*(sharding.put(mesh, sharding.RUNS, np.full(1, k, np.float32)) for k in config.knobs(cfg)))
+    knobs = jax.tree.map(lambda k: sharding.put(mesh, sharding.RUNS, np.full(1, k, np.float32)), config.knobs(cfg))
     pieces = [program.evaluate(state, knobs, (), own) for own in fed.held_out()]
     sums = {name: sum(float(piece[name][0]) for piece in pieces) for name in pieces[0]}
     held_out = list(read)

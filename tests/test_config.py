@@ -3,7 +3,7 @@
 import pytest
 
 from mnet_jax import config, ops, optim, sweep, train
-from mnet_jax.models import init, mobilenet, specs, zoo
+from mnet_jax.models import blocks, init, layers, specs, zoo
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
             "model.norm.group=96 does not divide train.batch_size=100",
         ),
         ({"model.blocks": ((1, 2),)}, "(1, 2) is not a row (t, c, n, s) of positive integers"),
-        ({"model.depth": "shallow"}, "does not apply to mobilenet_v2"),
+        ({"model.depth": "shallow"}, "means nothing to mobilenet_v2"),
         ({"model.stem": (8,)}, "allowed: (channels, stride)"),
         ({"tune.lrs": ()}, "tune.lrs=()"),
     ],
@@ -91,7 +91,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
     ("field", "served"),
     [
         ("model.name", {**specs.NETWORKS, **zoo.NETWORKS}),
-        ("model.act", specs.ACTIVATIONS),
+        ("model.act", layers.ACTIVATIONS),
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),
@@ -108,7 +108,7 @@ def test_allowed_values_are_those_that_are_served(field, served):
 
 
 def test_every_family_of_specs_has_a_block():
-    assert {spec.family for spec in specs.NETWORKS.values()} == set(mobilenet.BLOCKS)
+    assert {spec.family for spec in specs.NETWORKS.values()} == set(blocks.BLOCKS)
 
 
 def test_default_holds_the_papers_recipe():

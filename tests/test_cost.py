@@ -217,6 +217,24 @@ def test_peak_holds_the_shortcut():
     assert counted.max_activation_bytes == 4 * 10
 
 
+def test_an_addition_writes_over_an_input_that_nothing_else_needs():
+    class Adds(nnx.Module):
+        def __init__(self, keep):
+            rngs, self.keep = nnx.Rngs(0), keep
+            self.a, self.b = nnx.Linear(2, 10, rngs=rngs), nnx.Linear(2, 10, rngs=rngs)
+
+        def __call__(self, x_BC):
+            a_BC, b_BC = self.a(x_BC), self.b(x_BC)
+            y_BC = a_BC + b_BC
+            return jnp.concatenate([y_BC * a_BC, b_BC], -1) if self.keep else y_BC
+
+    def peak(module):
+        return cost.count(module, input_shape=(1, 2), bytes_per_element=1).peak_bytes
+
+    assert peak(Adds(keep=False)) == 2 + 10 + 10  # x beside a and b; the sum takes the place of one of them
+    assert peak(Adds(keep=True)) == 10 + 10 + 20  # the product is in place, and beside b the concatenation
+
+
 TINY = {"blocks": ((1, 8, 1, 1), (6, 8, 2, 2), (6, 12, 2, 1)), "stem": (8, 2), "last": 16, "init": "he", "dropout": 0.0}
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
+from ml_collections import ConfigDict
 
 from mnet_jax import config, cost, models
+from mnet_jax.errors import UserError
 from mnet_jax.models import layers, specs, weights
+from mnet_jax.models.blocks import SeparableBlock
 from mnet_jax.models.layers import ConvNorm, FakeQuant, hard_swish
 
 
@@ -90,7 +93,7 @@ def test_ten_of_seventeen_v2_blocks_have_a_shortcut():
     shortcuts = 0
     for block, spec, channels in zip(model.blocks, net.blocks, inputs, strict=False):
         block.project.scale[...] = jnp.zeros_like(block.project.scale[...])
-        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), model.project_act, None)
+        y_BHWC, _ = block(jnp.ones((1, 4, 4, channels)), model.project_bounds, None)
         expected = spec.stride == 1 and channels == spec.channels
         assert jnp.all(y_BHWC == float(expected))
         shortcuts += expected
@@ -123,7 +126,7 @@ def test_bottleneck_activation(act, low, high):
 
 def test_traced_bounds_are_the_configs():
     cfg = tiny(project_act="relu6")
-    knobs = config.Knobs(0.0, 0.0, jnp.float32(0), jnp.float32(6))
+    knobs = config.Knobs(0.0, 0.0, (jnp.float32(0), jnp.float32(6)))
     ours, theirs = models.build(cfg, nnx.Rngs(0)), models.build(tiny(project_act="linear"), nnx.Rngs(0))
     np.testing.assert_array_equal(ours(images())[0], theirs(images(), knobs=knobs)[0])
 
@@ -144,6 +147,54 @@ def test_every_parameter_has_a_gradient(family, fields):
         assert jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
+def test_without_project_act_in_the_config_a_call_needs_knobs():
+    whole = tiny()
+    without = ConfigDict({key: value for key, value in whole.items() if key != "project_act"})
+    model = models.build(without, nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"without model\.project_act, and was called without knobs; allowed: "):
+        model(images())
+    knobs = config.Knobs(0.0, 0.0, (0.0, 6.0))
+    np.testing.assert_array_equal(
+        model(images(), knobs=knobs)[0], models.build(whole, nnx.Rngs(0))(images(), knobs=knobs)[0]
+    )
+
+
+class SqueezedSeparable(SeparableBlock):
+    """A user's block: V1's with a squeeze-and-excite behind it."""
+
+    def __init__(self, net, block, inputs):
+        super().__init__(net, block, inputs)
+        self.excite = layers.SqueezeExcite(net.layer_config, block.channels, 2, layers.hard_sigmoid)
+
+    def __call__(self, x_BHWC, project_bounds, previous_depthwise):
+        y_BHWC, endpoints = super().__call__(x_BHWC, project_bounds, previous_depthwise)
+        return self.excite(y_BHWC), endpoints | {"excite": y_BHWC}
+
+
+def test_a_users_block_is_built_called_and_counted():
+    cfg = tiny("v1", block="squeezed")
+    blocks = {"squeezed": SqueezedSeparable}
+    model = models.build(cfg, nnx.Rngs(0), blocks)
+    logits, endpoints = model(images())
+    assert logits.shape == (2, 3)
+    assert "block2/excite" in endpoints
+    for block in model.blocks:
+        assert isinstance(block, SqueezedSeparable)
+        assert jnp.any(block.excite.squeeze.kernel[...] != 0)  # drawn as the stock layers' kernels
+    stock, counted = cost.count(tiny("v1"), 8), cost.count(models.structure(cfg, blocks), 8)
+    gates = [2 * 2 * channels for channels in (4, 6, 6, 6)]  # channels to 2, and 2 to channels
+    assert counted.madds == stock.madds + sum(gates)
+    assert counted.params_weights == stock.params_weights + sum(gates)
+    assert specs.network(cfg) != specs.network(tiny("v1"))
+
+
+@pytest.mark.parametrize(("blocks", "names"), [(None, "''"), ({"squeezed": SqueezedSeparable}, "'', 'squeezed'")])
+def test_an_unknown_block_is_refused_with_the_known_names(blocks, names):
+    message = f"model.block='sqeezed' is none of the blocks that the network is built with: {names}"
+    with pytest.raises(UserError, match=message):
+        models.build(tiny("v1", block="sqeezed"), nnx.Rngs(0), blocks)
+
+
 def test_every_activation_has_a_clip_or_a_function():
     assert tuple(layers.ACTIVATIONS) == specs.ACTIVATION_NAMES
 
@@ -157,7 +208,8 @@ def test_activations_that_are_no_clips(name):
         "gelu": x * scipy.stats.norm.cdf(x),
     }
     with jax.enable_x64(True):
-        np.testing.assert_allclose(layers.ACTIVATIONS[name](jnp.asarray(x)), expected[name], rtol=1e-12, atol=1e-14)
+        y = layers.activate(jnp.asarray(x), layers.ACTIVATIONS[name])
+        np.testing.assert_allclose(y, expected[name], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("family", ["v1", "v2"])
@@ -187,6 +239,50 @@ def test_training_moves_the_statistics_and_evaluation_does_not():
     model.train()
     model(images())
     assert jnp.any(model.stem.mean[...] != start)
+
+
+@pytest.mark.parametrize("frozen", ["expand", "depthwise", "project"])
+@pytest.mark.parametrize("fields", [{}, {"split": 2}])
+def test_the_norm_of_a_frozen_layer_in_training_is_that_of_an_evaluation(frozen, fields):
+    """As the layers do that are called one by one; the others in training mode average their statistics."""
+    block, alone = (models.build(tiny(**fields), nnx.Rngs(0)).blocks[1] for _ in range(2))
+    x_BHWC = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 4)), jnp.float32)
+    for each in (block, alone):
+        getattr(each, frozen).eval()
+    bounds = specs.ACTIVATIONS["linear"]
+    y_BHWC, _ = block(x_BHWC, bounds, None)
+    e_BHWE = alone.expand(x_BHWC, alone.act)
+    expected_BHWC = alone.project(alone.depthwise(e_BHWE, alone.act), bounds)
+    np.testing.assert_allclose(y_BHWC, expected_BHWC, rtol=1e-5, atol=1e-5)
+    for name in ("expand", "depthwise", "project"):
+        mine, other = getattr(block, name), getattr(alone, name)
+        np.testing.assert_allclose(mine.mean[...], other.mean[...], rtol=1e-5, atol=1e-6)
+        assert bool(jnp.all(mine.mean[...] == 0)) == (name == frozen)
+
+
+def test_a_frozen_backbone_trains_its_head():
+    """Its statistics stay, and the gradient of a kernel in it is that of a network with the same fixed norms."""
+    model = models.build(tiny(), nnx.Rngs(0))
+    model.train()
+    for part in (model.stem, model.blocks, model.head):
+        part.eval() if isinstance(part, nnx.Module) else [block.eval() for block in part]
+    before = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    logits, _ = model(images(4))
+    for old, new in zip(before, jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))), strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.eval()
+    np.testing.assert_allclose(logits, model(images(4))[0], rtol=1e-6)
+
+
+def test_running_averages_move_by_the_share_that_momentum_leaves():
+    layer = ConvNorm(specs.layer_config(tiny(formulation="shift")), "pointwise", 3, 5)
+    layer.kernel[...] = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
+    layer.mean[...], layer.var[...] = jnp.arange(5.0), jnp.arange(1.0, 6.0)
+    layer(images(4), specs.ACTIVATIONS["linear"])
+    y_NC = (np.asarray(images(4)) @ np.asarray(layer.kernel[...])).reshape(-1, 5)
+    momentum = layer.config.norm_momentum
+    np.testing.assert_allclose(layer.mean[...], momentum * np.arange(5) + (1 - momentum) * y_NC.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(layer.var[...], momentum * np.arange(1, 6) + (1 - momentum) * y_NC.var(0), rtol=1e-6)
 
 
 def test_formulations_agree_on_the_whole_network():
@@ -252,6 +348,7 @@ OTHER_VALUES = {
     **{"act": "relu", "depth": "shallow", "expansion": 3, "project_act": "relu", "shortcut": "none", "split": 2},
     **{"groups": 4, "in_channels": 1, "num_classes": 7, "dropout": 0.5, "padding": "symmetric", "init": "he"},
     **{"formulation": "lax", "dtype": "bfloat16", "norm.momentum": 0.5, "norm.eps": 0.1, "norm.group": 7},
+    "block": "other",
 }
 """A value that is not the default for each field of `config.model` but the name and the rows."""
 
@@ -368,6 +465,14 @@ def test_simulated_integers_without_bounds_span_the_batch_in_training_and_its_av
     wide = layer(100 * x, specs.ACTIVATIONS["relu"])
     np.testing.assert_allclose(wide.max(), held, rtol=1e-5)
     np.testing.assert_array_equal(layer.high[...], held)
+
+
+def test_simulated_integers_have_a_zero_where_all_values_are_positive():
+    layer = FakeQuant(specs.layer_config(tiny(act_bits=4)))
+    x = jnp.linspace(1.0, 3.0, 64).reshape(1, 8, 8, 1)
+    q = layer(x, specs.ACTIVATIONS["linear"])
+    assert len(levels(q, 3 / 15)) == 11  # 5 to 15 of the steps from 0 to 3
+    np.testing.assert_allclose([q.min(), q.max()], [1, 3], rtol=1e-6)
 
 
 def test_simulated_integers_pass_gradients_straight_through_and_survive_a_dead_map():

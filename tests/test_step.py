@@ -39,8 +39,7 @@ class Bench:
         mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices or jax.devices()[:1])
         self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1], mesh)
         self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
-        one = config.knobs(cfg)
-        self.knobs = config.Knobs(*(jnp.full(len(seeds), value, jnp.float32) for value in one))
+        self.knobs = jax.tree.map(lambda value: jnp.full(len(seeds), value, jnp.float32), config.knobs(cfg))
 
     def train(self, state, first=0, count=None, knobs=None):
         count = self.order.shape[1] if count is None else count

@@ -40,8 +40,8 @@ def begin(devices, seeds=(0,), dtype=np.float64, **overrides):
     own = jax.sharding.NamedSharding(mesh, sharding.RUNS)
     state = program.init(sharding.put(mesh, sharding.RUNS, np.asarray(seeds, np.int32)))
     state = jax.jit(lambda state: jax.tree.map(cast, state), out_shardings=own)(state)
-    knobs = config.Knobs(
-        *(sharding.put(mesh, sharding.RUNS, np.full(len(seeds), value, dtype)) for value in config.knobs(cfg))
+    knobs = jax.tree.map(
+        lambda value: sharding.put(mesh, sharding.RUNS, np.full(len(seeds), value, dtype)), config.knobs(cfg)
     )
     images = tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (digits.images, digits.labels_N))
     order = sharding.put(mesh, sharding.BATCHES, np.stack(orders))

@@ -102,8 +102,7 @@ def _program(net: specs.Network, mean: tuple[float, ...], std: tuple[float, ...]
                 joins = net.shortcut == "expansion" and before is not None and before.shape == filtered.shape
                 of_block["depthwise"] = _moments(filtered - before if joins else filtered, mask_B)
             if hasattr(block, "project"):
-                bounds = (knobs.project_low, knobs.project_high)
-                of_block["bottleneck"] = _moments(block.project(filtered, bounds), mask_B, covariance=True)
+                of_block["bottleneck"] = _moments(block.project(filtered, knobs.project_act), mask_B, covariance=True)
             found.append(of_block)
             before = filtered
         return found

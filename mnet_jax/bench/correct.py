@@ -165,7 +165,7 @@ def first_step(regime: Regime, device: Any, way: str, dtype: str) -> dict[str, A
         lambda leaf: put(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state["opt"]
     )
     state |= {"params": params, "batch_stats": statistics}
-    knobs = config.Knobs(*(put(np.full(1, value)) for value in config.knobs(cfg)))
+    knobs = jax.tree.map(lambda value: put(np.full(1, value)), config.knobs(cfg))
     shared = [(127.5 * (x_BHWC + 1)).astype(np.uint8), labels_B]
     shared = tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in shared)
     own = (sharding.put(mesh, sharding.BATCHES, np.arange(regime.batch, dtype=np.int32)[None, None]),)

@@ -53,8 +53,9 @@ def trained(task: Mapping[str, Any]) -> Trained:
     x_BHWC, labels_B = images(task, batch)
     x_BHWC = (127.5 * (x_BHWC + 1)).astype(np.uint8)
     order_STB = np.tile(np.arange(batch, dtype=np.int32), (runs, STEPS, 1))
-    knobs_S = config.Knobs(*(np.full(runs, value, np.float32) for value in config.knobs(cfg)))
-    knobs_S = jax.tree.map(lambda array: sharding.put(mesh, sharding.RUNS, array), knobs_S)
+    knobs_S = jax.tree.map(
+        lambda value: sharding.put(mesh, sharding.RUNS, np.full(runs, value, np.float32)), config.knobs(cfg)
+    )
     data = tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in (x_BHWC, labels_B))
     own = (sharding.put(mesh, sharding.BATCHES, order_STB),)
     seeds_S = sharding.put(mesh, sharding.RUNS, np.arange(runs, dtype=np.int32))

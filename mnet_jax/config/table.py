@@ -27,6 +27,7 @@ _COMMON: Mapping[str, Field] = {
     "model.in_channels": Field(3, "channels of the images", COUNT),
     "model.num_classes": Field(1000, "outputs of the classifier", Range(2)),
     "model.blocks": Field((), "rows (t, c, n, s) for V2, (c, n, s) for V1; () = the named network's"),
+    "model.block": Field("", "name in an experiment's `blocks` of the class for all blocks of V1 or V2; '' = stock"),
     "model.stem": Field((), "(channels, stride) of the first convolution; () = the named network's"),
     "model.last": Field(-1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1)),
     "model.divisor": Field(0, "channels are multiples of this; 8 = the papers', 0 = the named network's", NONNEGATIVE),

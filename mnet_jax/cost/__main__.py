@@ -15,7 +15,7 @@ from mnet_jax.cost import conventions
 from mnet_jax.models import specs
 
 SPLITS = (1, 2, 3, 6)
-NOT_COST = ("name", "init", "dropout", "formulation")
+NOT_COST = ("name", "init", "dropout", "formulation", "block")
 
 Row = Sequence[str]
 Table = tuple[str, Row, Sequence[Row]]

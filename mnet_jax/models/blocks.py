@@ -3,10 +3,12 @@
 A block is constructed with (net, block, inputs): the `Network`, the block's row and the number of input channels. It is
 called with (x_BHWC, project_bounds, previous_depthwise) and returns the output and the inner feature maps by name.
 `project_bounds` is (low, high) of the clip behind V2's and V3's projection; `previous_depthwise` is the map "depthwise"
-of the block before, None for the first block.
+of the block before, None for the first block. A class of your own is the same: `models.build(model, rngs, blocks)`.
 
 Shape letters: B images, H W height and width, C channels in or out, E expanded channels, I O input and output channels.
 """
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,8 @@ from mnet_jax.ops.norm import affine_act
 from mnet_jax.ops.pointwise import pointwise
 
 Endpoints = dict[str, jax.Array]
+
+BlockClass = Callable[[Network, Block, int], nnx.Module]
 
 
 class SeparableBlock(nnx.Module):
@@ -73,7 +77,7 @@ class InvertedResidual(nnx.Module):
         self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
     ) -> tuple[jax.Array, Endpoints]:
         """Returns the output and {"expansion", "depthwise"}, which an evaluation in parts never computes as a whole."""
-        if self.split > 1 and self.project.use_running_average:
+        if self.split > 1 and all(layer.use_running_average for layer in (self.expand, self.depthwise, self.project)):
             return self._add_input(x_BHWC, self._project_in_parts(x_BHWC, project_bounds)), {}
         e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
         if self.shortcut == "expansion" and previous_depthwise is not None and previous_depthwise.shape == d_BHWE.shape:
@@ -143,5 +147,15 @@ class SqueezedResidual(InvertedResidual):
         return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
 
 
-BLOCKS = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
+BLOCKS: Mapping[str, BlockClass] = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
 """The stock block of each family."""
+
+
+def block_named(net: Network, blocks: Mapping[str, BlockClass]) -> BlockClass:
+    """The class of `net`'s blocks: its family's, or the one that `net.block` names in `blocks`; else a UserError."""
+    if not net.block:
+        return BLOCKS[net.family]
+    if net.block not in blocks:
+        names = ", ".join(map(repr, ("", *blocks)))
+        raise UserError(f"model.block={net.block!r} is none of the blocks that the network is built with: {names}")
+    return blocks[net.block]

@@ -1,29 +1,34 @@
 """MobileNetV1, V2 and V3 (Howard et al. 2017; Sandler et al. 2018; Howard et al. 2019) from a resolved `Network`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 
-from mnet_jax.models.blocks import BLOCKS
+from mnet_jax.errors import UserError
+from mnet_jax.models import specs
+from mnet_jax.models.blocks import BlockClass, block_named
 from mnet_jax.models.init import INITS
 from mnet_jax.models.layers import ACTIVATIONS, ConvNorm, Dense, global_mean
-from mnet_jax.models.specs import Network
 
 
 class MobileNet(nnx.Module):
     """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier.
 
-    V3 has a layer without norm between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5).
+    V3 has a layer without norm between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5). `blocks` are
+    the classes that `net.block` may name; what a block has to offer is said in `models.blocks`.
     """
 
-    def __init__(self, net: Network):
-        self.act, self.project_act = ACTIVATIONS[net.act], ACTIVATIONS.get(net.project_act)
+    def __init__(self, net: specs.Network, blocks: Mapping[str, BlockClass] | None = None):
+        block_class = block_named(net, blocks or {})
+        self.act = ACTIVATIONS[net.act]
+        self.project_bounds = None if net.project_act is None else specs.ACTIVATIONS[net.project_act]
         channels, stride = net.stem
         self.stem = ConvNorm(net.layer_config, "dense", net.in_channels, channels, 3, stride)
         self.blocks = nnx.List()
         for block in net.blocks:
-            self.blocks.append(BLOCKS[net.family](net, block, channels))
+            self.blocks.append(block_class(net, block, channels))
             channels = block.channels
         if net.last:
             self.head = ConvNorm(net.layer_config, "pointwise", channels, net.last)
@@ -41,15 +46,23 @@ class MobileNet(nnx.Module):
 
         Args:
           images_BHWC: normalized images, float.
-          knobs: with `project_low` and `project_high`, bounds of the bottleneck's activation that replace the
-            config's, as numbers or traced scalars, so that one compiled program serves every such arm.
+          knobs: an object with the attribute `project_act`, (low, high) of the clip behind V2's and V3's projection
+            as numbers or traced scalars. It replaces the config's, so that one compiled program serves all its values.
           rngs: needed in training mode where the config has dropout.
 
         Returns:
           logits_BK, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
           "block1/depthwise".., "head", "pooled", and V3's "features".
+
+        Raises:
+          UserError: no `knobs`, and the config that the network was built from had no `project_act` either.
         """
-        project_bounds = self.project_act if knobs is None else knobs.project_act
+        project_bounds = self.project_bounds if knobs is None else knobs.project_act
+        if project_bounds is None:
+            raise UserError(
+                "this network was built without model.project_act, and was called without knobs; allowed: a call with "
+                "knobs whose project_act is (low, high), or a config that has the field"
+            )
         x = self.stem(images_BHWC, self.act)
         endpoints = {"stem": x}
         inner: dict[str, jax.Array] = {}

@@ -195,7 +195,9 @@ class LayerConfig(NamedTuple):
 class Network:
     """A network with every choice resolved: equal `Network`s are the same function of (weights, image).
 
-    `last` channels leave the last 1x1 convolution before the pooling, `features` V3's one behind it; 0 = there is none.
+    `last` and `features` are the output channels of the last 1x1 convolution before the pooling and of V3's layer
+    behind it, 0 if the network has no such layer. `project_act` is None where it is only known in a call. `block` is ""
+    for the family's stock block, or the name of another class for all rows.
     """
 
     family: str
@@ -209,7 +211,8 @@ class Network:
     conv: str
     shortcut: str
     act: str
-    project_act: str
+    project_act: str | None
+    block: str
     dropout: float
     split: int
     layer_config: LayerConfig
@@ -242,8 +245,8 @@ RECIPE_FIELDS = (
 _OF_ROWS = ("width", "stem", "blocks", "last", "divisor", "act_bits")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
-    "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "depth"),
-    "v2": (*_OF_ROWS, "kernel_size", "conv", "act", "expansion", "project_act", "shortcut", "split"),
+    "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "block", "depth"),
+    "v2": (*_OF_ROWS, "kernel_size", "conv", "act", "block", "expansion", "project_act", "shortcut", "split"),
     "v3": (*_OF_ROWS, "project_act", "shortcut"),
     "shufflenet": ("width", "stem", "blocks", "groups"),
 }
@@ -335,7 +338,7 @@ def network(model: Any) -> Network:
                 before = scaled(c)
     last = spec.last if model.last < 0 else model.last
     last = last and scaled(last, max(1.0, model.width))
-    v1, v3 = spec.family == "v1", spec.family == "v3"
+    v3 = spec.family == "v3"
     return Network(
         family=spec.family,
         stem=stem,
@@ -346,9 +349,10 @@ def network(model: Any) -> Network:
         num_classes=model.num_classes,
         kernel_size=model.kernel_size,
         conv=model.conv,
-        shortcut="none" if v1 else model.shortcut,
+        shortcut=model.shortcut,
         act=spec.act or model.act,
-        project_act=model.act if v1 else getattr(model, "project_act", "linear"),
+        project_act=getattr(model, "project_act", None),
+        block=model.block,
         dropout=model.dropout,
         split=model.split,
         layer_config=layer_config(model),
