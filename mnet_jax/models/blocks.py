@@ -79,13 +79,13 @@ class InvertedResidual(nnx.Module):
         """Returns the output and {"expansion", "depthwise"}, which an evaluation in parts never computes as a whole."""
         if self.split > 1 and all(layer.use_running_average for layer in (self.expand, self.depthwise, self.project)):
             return self._add_input(x_BHWC, self._project_in_parts(x_BHWC, project_bounds)), {}
-        e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
+        e_BHWE, d_BHWE = self.expand_and_filter(x_BHWC)
         if self.shortcut == "expansion" and previous_depthwise is not None and previous_depthwise.shape == d_BHWE.shape:
             d_BHWE = d_BHWE + previous_depthwise
         y_BHWC = self._add_input(x_BHWC, self.project(d_BHWE, project_bounds))
         return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
 
-    def _expand_and_filter(self, x_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def expand_and_filter(self, x_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The expansion, which is the input where the block does not expand, and the depthwise output."""
         if hasattr(self, "expand"):
             return self.expand.fused_with_depthwise(self.depthwise, x_BHWC, self.act)
@@ -140,7 +140,7 @@ class SqueezedResidual(InvertedResidual):
     ) -> tuple[jax.Array, Endpoints]:
         """Returns the output and {"expansion", "depthwise"}, the latter after squeeze-and-excite."""
         del previous_depthwise
-        e_BHWE, d_BHWE = self._expand_and_filter(x_BHWC)
+        e_BHWE, d_BHWE = self.expand_and_filter(x_BHWC)
         if hasattr(self, "excite"):
             d_BHWE = self.excite(d_BHWE)
         y_BHWC = self._add_input(x_BHWC, self.project(d_BHWE, project_bounds))
