@@ -10,8 +10,6 @@ from tiny import EXPERIMENT
 from mnet_jax import config, inputs, results, sharding, sweep, train
 from mnet_jax.data import pipeline, prepare, sources
 
-pytest.importorskip("grain")
-
 STREAMED = EXPERIMENT.replace(
     "config.override(cfg, ",
     "config.override(cfg, {'data.source': 'pictures', 'data.dir': FOLDER, 'data.size': 16, 'data.shift': 0, "

@@ -1,4 +1,4 @@
-"""Preparing with TFDS and reading back; all but the last need only what reads, not TensorFlow."""
+"""Preparing with TFDS and reading back; only the last test needs TensorFlow."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from mnet_jax import config
@@ -13,7 +14,6 @@ from mnet_jax.data import disk, load, pipeline, prepare, transforms
 from mnet_jax.data.dataset import split
 from mnet_jax.errors import UserError
 
-tfds = pytest.importorskip("tensorflow_datasets", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNTS = {"train": 30, "test": 9}

@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +14,7 @@ from mnet_jax.data import transforms
 @pytest.fixture(params=["opencv", "pillow"])
 def library(request, monkeypatch):
     """Each library in turn."""
-    if request.param == "opencv":
-        pytest.importorskip("cv2")
-    else:
+    if request.param == "pillow":
         monkeypatch.setattr(transforms, "_opencv", lambda: None)
     return request.param
 
@@ -34,7 +33,6 @@ def encoded(image_HWC: np.ndarray, kind: str = "JPEG", mode: str = "RGB", **opti
 
 
 def test_both_libraries_decode_the_same_pixels(monkeypatch):
-    pytest.importorskip("cv2")
     for data in (encoded(photo()), encoded(photo(), quality=60, progressive=True), encoded(photo(), subsampling=0)):
         image = transforms.decode(data, 3)
         with monkeypatch.context() as patch:
@@ -143,8 +141,6 @@ def test_every_allowed_mode_is_decoded(library, monkeypatch, mode):
 
 
 def test_an_error_of_a_decoder_is_a_corrupt_image(monkeypatch):
-    cv2 = pytest.importorskip("cv2")
-
     def fail(*_):
         raise cv2.error("size.height < (1 << 20)")
 
