@@ -195,6 +195,7 @@ def test_images_that_cannot_be_decoded_are_named_and_left_out(photos: Path, no_h
         write(photos / "train/a" / name)
     after = measured(photos, again=True)
     printed = capsys.readouterr().err
+    assert isinstance(after.images, disk.EncodedImages)
     for name in UNREADABLE:
         assert printed.count(f"a/{name}: ") == 1
         index = next(i for i in after.train_indices if name in after.images.location(i))
