@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mnet_jax import sharding
-from mnet_jax.data import pipeline, sources
+from mnet_jax.data import dataset, pipeline
 
 CHUNK_STEPS = 50
 """Updates between two looks at the clock, the checkpoint's age and the stop signal, at most."""
@@ -36,10 +36,10 @@ class Window(NamedTuple):
 class Resident:
     """All images on every device; each run has the order of its batches, (index_STB,), and (index_SNB, mask_SNB)."""
 
-    def __init__(self, source: sources.Source, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
+    def __init__(self, source: dataset.Dataset, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
         self.seeds, self.batch_size, self.mesh = seeds, batch_size, mesh
-        self.splits = [sources.split(source, seed, data.train_size, data.holdout) for seed in seeds]
-        self.per_epoch = len(sources.epoch_order(0, 0, self.splits[0].train, batch_size))
+        self.splits = [dataset.split(source, seed, data.train_size, data.holdout) for seed in seeds]
+        self.per_epoch = len(dataset.epoch_order(0, 0, self.splits[0].train, batch_size))
         self.shared = _on_devices(source, mesh)
         self.skipped = 0  # images in memory are whole
         held_out = [_whole_batches(split.test, batch_size) for split in self.splits]
@@ -51,7 +51,7 @@ class Resident:
         epoch, first = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             runs = zip(self.seeds, self.splits, strict=True)
-            orders = [sources.epoch_order(seed, epoch, split.train, self.batch_size) for seed, split in runs]
+            orders = [dataset.epoch_order(seed, epoch, split.train, self.batch_size) for seed, split in runs]
             self._epoch = epoch, (self._put(np.stack(orders)),)
         return Window(self._epoch[1], first, min(CHUNK_STEPS, self.per_epoch - first))
 
@@ -79,9 +79,9 @@ class Streamed:
 
     shared: Arrays = ()
 
-    def __init__(self, source: sources.Source, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
+    def __init__(self, source: dataset.Dataset, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
         self.mesh, self.batch_size = mesh, batch_size
-        self.splits = [sources.split(source, seed, data.train_size, data.holdout) for seed in seeds]
+        self.splits = [dataset.split(source, seed, data.train_size, data.holdout) for seed in seeds]
         shard = jax.process_index(), jax.process_count()
         runs = zip(seeds, self.splits, strict=True)
         self.feeds = [pipeline.Feed(source, split, data, seed, batch_size, shard) for seed, split in runs]
@@ -94,8 +94,8 @@ class Streamed:
 
     @property
     def skipped(self) -> int:
-        """Damaged images that were left out of what this process read."""
-        return sum(feed.skipped for feed in self.feeds)
+        """Corrupt images that this process skipped."""
+        return sum(feed.corrupt for feed in self.feeds)
 
     def window(self, step: int) -> Window:
         """What comes after `step` updates; the window after that is begun."""
@@ -109,7 +109,7 @@ class Streamed:
 
     def shapes(self) -> tuple[Any, Any]:
         """Of what a window and a piece of the held-out images hold, to compile for."""
-        runs, (*_, channels), size = len(self.feeds), self.feeds[0].source.shape, self.feeds[0].data["size"]
+        runs, (*_, channels), size = len(self.feeds), self.feeds[0].dataset.shape, self.feeds[0].data["size"]
 
         def shaped(steps: int) -> list[jax.ShapeDtypeStruct]:
             batches = (runs, steps, self.batch_size)
@@ -138,22 +138,27 @@ class Streamed:
     def _put(self, batches: Sequence[Sequence[pipeline.Batch]], names: Sequence[str]) -> Arrays:
         """[T][S] batches of this process's rows as global arrays."""
 
+        def rows(batch: pipeline.Batch, name: str) -> np.ndarray:
+            return batch["targets"]["labels"] if name == "labels" else batch[name]
+
         def put(name: str) -> jax.Array:
-            local_STb = np.stack([np.stack([batch[name] for batch in of_run]) for of_run in zip(*batches, strict=True)])
+            local_STb = np.stack(
+                [np.stack([rows(batch, name) for batch in of_run]) for of_run in zip(*batches, strict=True)]
+            )
             whole = (*local_STb.shape[:2], self.batch_size, *local_STb.shape[3:])
             return sharding.put_rows(self.mesh, sharding.BATCHES, local_STb, whole)
 
         return tuple(map(put, names))
 
 
-def of(source: sources.Source, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh) -> Resident | Streamed:
+def of(source: dataset.Dataset, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh) -> Resident | Streamed:
     """The inputs of a job's runs by the knobs `data`."""
     return (Streamed if data.size else Resident)(source, data, seeds, batch_size, mesh)
 
 
 @functools.cache
-def _on_devices(source: sources.Source, mesh: Mesh) -> Arrays:
-    arrays = sources.in_memory(source), source.labels_N
+def _on_devices(source: dataset.Dataset, mesh: Mesh) -> Arrays:
+    arrays = source.in_memory(), source.labels_N
     return tuple(sharding.put(mesh, sharding.EVERYWHERE, array) for array in arrays)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import config, sharding, step, sweep
-from mnet_jax.data import sources
+from mnet_jax.data import load
 from mnet_jax.results import Sweep
 
 FITTED = (8, 16)
@@ -103,7 +103,7 @@ def runs_that_fit(cfg: Any) -> int:
 def _shape(cfg: Any) -> tuple[int, int, int]:
     """(H, W, C) of the images that the network sees."""
     data = cfg.data
-    height, width, channels = sources.outline(data.source, data.dir, data.train_split, data.test_split).shape
+    height, width, channels = load.metadata(data).shape
     size = data.size or data.resolution
     return size or height, size or width, channels
 

@@ -83,14 +83,15 @@ def build(
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
         images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
         classes = cfg.model.num_classes
-        x_BHWC, targets = augment.batch(key_augment, images_BHWC, labels_B, cfg.data, classes, mean, std)
+        targets = {"labels": labels_B}
+        x_BHWC, targets = augment.batch(key_augment, images_BHWC, targets, cfg.data, classes, mean, std)
         x_BHWC = x_BHWC.astype(_dtype(state))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
             model = nnx.merge(graphdef, params, state["batch_stats"])
             model.train()
             logits_BK, _ = model(x_BHWC, knobs=knobs, rngs=nnx.Rngs(dropout=key_dropout))
-            loss = classification.loss(logits_BK, targets, cfg.train.label_smoothing)
+            loss = classification.loss(logits_BK, targets["labels"], cfg.train.label_smoothing)
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), logits_BK)
 
         (loss, (batch_stats, logits_BK)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])

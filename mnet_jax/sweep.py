@@ -17,7 +17,7 @@ from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Run, Sweep
 
 if TYPE_CHECKING:
-    from mnet_jax.data.sources import Source
+    from mnet_jax.data.dataset import Dataset
 
 
 class Experiment(NamedTuple):
@@ -237,13 +237,13 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
     {"resolution", "madds", "params"} are of one image, {"images"} those that a run trains on.
     """
     from mnet_jax import cost
-    from mnet_jax.data import sources
+    from mnet_jax.data import load
 
     counted: dict[str, dict[str, float]] = {}
     for name, arm in arms.items():
         if programs[name] not in counted:
             cfg = arm_config(config.flatten(base), arm)
-            source = sources.outline(cfg.data.source, cfg.data.dir, cfg.data.train_split, cfg.data.test_split)
+            source = load.metadata(cfg.data)
             height, _, channels = source.shape
             for field, came, needed in (
                 ("model.num_classes", cfg.model.num_classes, source.classes),
@@ -264,11 +264,11 @@ def _with_costs(arms: dict[str, Arm], programs: dict[str, str], base: Any, where
 
 
 @functools.cache
-def _steps_per_epoch(source: "Source", train_size: int, holdout: int, batch_size: int) -> int:
-    from mnet_jax.data import sources
+def _steps_per_epoch(source: "Dataset", train_size: int, holdout: int, batch_size: int) -> int:
+    from mnet_jax.data import dataset
 
-    split = sources.split(source, 0, train_size, holdout)
-    return len(sources.epoch_order(0, 0, split.train, batch_size))
+    split = dataset.split(source, 0, train_size, holdout)
+    return len(dataset.epoch_order(0, 0, split.train, batch_size))
 
 
 def _jsonable(value: Any) -> Any:

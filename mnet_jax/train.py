@@ -21,7 +21,7 @@ import numpy as np
 import mnet_jax
 from mnet_jax import analysis, config, inputs, optim, results, sharding, step, sweep
 from mnet_jax.checkpoint import Checkpoints
-from mnet_jax.data import sources
+from mnet_jax.data import load
 from mnet_jax.models import specs, weights
 from mnet_jax.ops import depthwise
 from mnet_jax.results import Job, Run, Sweep
@@ -99,7 +99,7 @@ class Training:
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
-            self.source = sources.chosen(data)
+            self.source = load.from_config(data)
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
@@ -259,7 +259,7 @@ class Training:
 
     def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
         """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
-        images_NHWC, test = sources.in_memory(self.source), self.inputs.splits[number].test
+        images_NHWC, test = self.source.in_memory(), self.inputs.splits[number].test
         metrics, arrays = analysis.measure(
             self.cfgs[number],
             self.source.mean,
