@@ -8,7 +8,7 @@ import numpy as np
 import trajectory
 
 from mnet_jax import config, inputs, sharding, step
-from mnet_jax.data import sources
+from mnet_jax.data import dataset, load
 
 BATCH = 8
 
@@ -19,9 +19,9 @@ def main(folder, address, processes, process):
     cfg = config.at_scale("digits")
     config.override(cfg, trajectory.OVERRIDES | {"model.in_channels": 3, "model.num_classes": 2})
     config.override(cfg, {"data.source": "pictures", "data.dir": folder, "data.size": 16, "data.train_size": 40})
-    source = sources.chosen(cfg.data)
-    read, image = [], sources.Source.image
-    sources.Source.image = lambda self, index: read.append(int(index)) or image(self, index)
+    source = load.from_config(cfg.data)
+    read, image = [], dataset.Dataset.image
+    dataset.Dataset.image = lambda self, index: read.append(int(index)) or image(self, index)
 
     mesh = sharding.mesh(1, BATCH, spread_runs=False)
     fed = inputs.Streamed(source, cfg.data, [0], BATCH, mesh)

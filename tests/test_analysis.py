@@ -8,7 +8,7 @@ from tiny import write
 from mnet_jax import analysis, config, figures, models, results, sweep, train
 from mnet_jax.analysis import __main__ as command
 from mnet_jax.analysis import activations, filters
-from mnet_jax.data import augment, sources
+from mnet_jax.data import augment, load
 
 V2 = {"name": "mobilenet_v2", "divisor": 1, "stem": (6, 2), "blocks": ((1, 6, 1, 1), (2, 6, 2, 1)), "last": 0}
 V1 = {"name": "mobilenet_v1", "blocks": ((8, 2, 1),)}
@@ -19,7 +19,7 @@ MEAN, STD = (0.3,), (0.4,)
 
 @pytest.fixture(scope="module")
 def images():
-    return sources.in_memory(sources.load("digits"))[:IMAGES]
+    return load.from_name("digits").in_memory()[:IMAGES]
 
 
 def setting(**overrides):

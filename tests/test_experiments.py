@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnet_jax import config, sweep
-from mnet_jax.data import sources
+from mnet_jax.data import load
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 PLANNED_ONLY = {"v1_baseline", "v2_baseline", "v1_comparison", "v2_comparison"}
@@ -28,10 +28,7 @@ def no_data(monkeypatch):
     """A plan needs sizes, not images; zeros stand for data sets that are not here."""
     shapes = {"fashion_mnist": ((28, 28, 1), 60_000, 10_000, 10), "cifar10": ((32, 32, 3), 50_000, 10_000, 10)}
     for name, shape in shapes.items():
-        monkeypatch.setitem(sources.PLANNED, name, shape)
-    sources.outline.cache_clear()
-    yield
-    sources.outline.cache_clear()
+        monkeypatch.setitem(load.PLANNED, name, shape)
 
 
 CASES = [(path, scale) for path in FILES for scale in scales(path)]

@@ -8,9 +8,7 @@ from test_train import never, rows
 from tiny import EXPERIMENT
 
 from mnet_jax import config, inputs, results, sharding, sweep, train
-from mnet_jax.data import pipeline, prepare, sources
-
-pytest.importorskip("grain")
+from mnet_jax.data import dataset, load, pipeline, prepare
 
 STREAMED = EXPERIMENT.replace(
     "config.override(cfg, ",
@@ -53,12 +51,12 @@ def make(tmp_path, folder, **overrides):
 def test_windows_are_the_batches_of_the_steps(folder, tmp_path):
     plan = make(tmp_path, folder)
     cfg = config.unflatten(plan.config)
-    source = sources.chosen(cfg.data)
+    source = load.from_config(cfg.data)
     mesh = sharding.mesh(2, 8, jax.devices()[:2], spread_runs=False)
     fed = inputs.of(source, cfg.data, (0, 1), 8, mesh)
     assert isinstance(fed, inputs.Streamed)
     assert fed.per_epoch == 5  # 40 images
-    feed = pipeline.Feed(source, sources.split(source, 1, 40), cfg.data, 1, 8)
+    feed = pipeline.Feed(source, dataset.split(source, 1, 40), cfg.data, 1, 8)
     for step, expected in ((0, 3), (3, 2), (5, 3), (1, 3), (4, 1)):  # the last two: a jump
         (images, labels), first, count = fed.window(step)
         assert (first, count) == (0, expected)
@@ -66,7 +64,7 @@ def test_windows_are_the_batches_of_the_steps(folder, tmp_path):
         for index in range(count):
             batch = feed.batch(step + index)
             np.testing.assert_array_equal(images[1, index], batch["images"])
-            np.testing.assert_array_equal(labels[1, index], batch["labels"])
+            np.testing.assert_array_equal(labels[1, index], batch["targets"]["labels"])
     pieces = list(fed.held_out())
     assert sum(float(mask.sum()) for *_, mask in pieces) == 2 * 10
     fed.close()

@@ -46,7 +46,6 @@ def feed_of(data, seed: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -
 
 
 def taken(feed: pipeline.Feed, first: int, count: int) -> list[pipeline.Batch]:
-    pytest.importorskip("grain")
     return list(itertools.islice(feed.batches(first), count))
 
 
@@ -187,7 +186,6 @@ def test_hosts_must_share_a_batch_evenly(root: Path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_bench_compares_what_is_installed(capsys):
-    pytest.importorskip("grain")
     from mnet_jax.bench import data
 
     data.main(["--rounds", "1", "--batches", "1"])

@@ -1,4 +1,4 @@
-"""Preparing with TFDS and reading back; all but the last need only what reads, not TensorFlow."""
+"""Preparing with TFDS and reading back; only the last test needs TensorFlow."""
 
 import subprocess
 import sys
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from mnet_jax import config
 from mnet_jax.data import disk, load, pipeline, prepare, transforms
 from mnet_jax.data.dataset import split
+from mnet_jax.errors import UserError
 
-tfds = pytest.importorskip("tensorflow_datasets", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNTS = {"train": 30, "test": 9}
@@ -52,6 +53,7 @@ import sys
 from mnet_jax import config
 from mnet_jax.data import load, pipeline
 from mnet_jax.data.dataset import split
+from mnet_jax.errors import UserError
 data = config.default().data
 data.source, data.dir, data.size = "photos/short_32", {str(root)!r}, 16
 dataset = load.from_config(data)
@@ -68,6 +70,23 @@ def test_what_is_whole_is_left_alone(root: Path, monkeypatch):
     monkeypatch.setattr(prepare, "_shrink", refuse)
     monkeypatch.setattr(prepare, "_measure", refuse)
     assert prepare.prepare("photos", root, short_side=32).name == "photos/short_32"
+
+
+def test_smaller_images_follow_changed_labels(root: Path, tmp_path: Path):
+    subprocess.run(["cp", "-r", str(root / "photos"), str(tmp_path)], check=True)
+    (tmp_path / "photos" / "train" / "cat" / "00.jpg").rename(tmp_path / "photos" / "train" / "dog" / "00.jpg")
+    small = prepare.prepare("photos", tmp_path, short_side=32)
+    large = prepare.prepare("photos", tmp_path)
+    np.testing.assert_array_equal(small.labels_N[small.train_indices], large.labels_N[large.train_indices])
+    assert np.bincount(small.labels_N[small.train_indices]).tolist() == [14, 16]
+
+
+def test_other_class_names_are_noticed(root: Path, tmp_path: Path):
+    subprocess.run(["cp", "-r", str(root / "photos"), str(tmp_path)], check=True)
+    (names,) = (tmp_path / "photos" / "short_32").glob("*/label.labels.txt")
+    names.write_text("dog\ncat\n")
+    with pytest.raises(UserError, match=r"the class names, .* are not those that were measured"):
+        load.from_name("photos/short_32", tmp_path)
 
 
 def test_a_corrupt_record_is_named_skipped_and_built_anew(root: Path, tmp_path: Path, capsys):
@@ -130,19 +149,19 @@ def test_split_words_mean_what_they_mean_to_tfds(words: str):
     assert disk.parse_split(words, {"train": 97, "test": 13}) == [expected]
 
 
-def test_imagenets_structure():
-    with tfds.testing.mock_data(num_examples=4):
-        builder = tfds.builder("imagenet2012")
-        builder.info.set_splits(tfds.core.splits.SplitDict(split_infos(train=4, validation=4, test=4)))
-        store = object.__new__(disk.TfdsDataset)
-        store._from_builder(builder, Path("nowhere"))
-        assert (store.name, store.channels, len(store.class_names)) == ("imagenet2012", 3, 1000)
-        assert set(store.sizes) == {"train", "validation", "test"}
-        data, label = store.read("validation", 2)
-        assert transforms.decode(data, 3).ndim == 3
-        assert 0 <= label < 1000
-        with pytest.raises(ValueError, match="one label each"):
-            object.__new__(disk.TfdsDataset)._from_builder(tfds.builder("voc"), Path("nowhere"))
+def test_imagenets_structure(tmp_path: Path, monkeypatch):
+    """As TFDS declares it, with records that stand in for the images."""
+    builder = tfds.builder("imagenet2012", data_dir=tmp_path)
+    builder.info.set_splits(tfds.core.splits.SplitDict(split_infos(train=4, validation=4, test=4)))
+    records = [{"image": bytes([number]), "label": np.int64(7 * number), "file_name": b""} for number in range(4)]
+    monkeypatch.setattr(builder, "as_data_source", lambda split, decoders: records)
+    images = object.__new__(disk.TfdsDataset)
+    images._from_builder(builder, tmp_path)
+    assert (images.name, images.channels, len(images.class_names)) == ("imagenet2012", 3, 1000)
+    assert images.sizes == {"train": 4, "validation": 4, "test": 4}
+    assert images.read("validation", 2) == (b"\2", 14)
+    with pytest.raises(UserError, match="one label each"):
+        object.__new__(disk.TfdsDataset)._from_builder(tfds.builder("voc", data_dir=tmp_path), tmp_path)
 
 
 def test_a_name_that_tfds_does_not_know(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 from tiny import OVERRIDES
 
 from mnet_jax import config, sharding, step
-from mnet_jax.data import augment, sources
+from mnet_jax.data import augment, dataset, load
 from mnet_jax.tasks import classification
 
 SEEDS = (0, 1)
@@ -15,7 +15,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.load("digits", "")
+    return load.from_name("digits")
 
 
 def settings(**overrides):
@@ -29,9 +29,9 @@ class Bench:
 
     def __init__(self, cfg, digits, seeds=SEEDS, devices=None):
         self.cfg = cfg
-        self.splits = [sources.split(digits, seed, cfg.data.train_size, 0) for seed in seeds]
+        self.splits = [dataset.split(digits, seed, cfg.data.train_size, 0) for seed in seeds]
         orders = [
-            sources.epoch_order(seed, 0, split.train, cfg.train.batch_size)
+            dataset.epoch_order(seed, 0, split.train, cfg.train.batch_size)
             for seed, split in zip(seeds, self.splits, strict=True)
         ]
         self.order = jnp.asarray(np.stack(orders))

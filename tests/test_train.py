@@ -82,14 +82,14 @@ def test_nothing_of_a_finished_job_is_left_behind(unbroken):
 
 
 def test_saved_weights_score_what_the_row_says(unbroken):
-    from mnet_jax.data import augment, sources
+    from mnet_jax.data import augment, dataset, load
     from mnet_jax.models import weights as files
 
     folder, plan = unbroken
-    source = sources.load("digits", "")
-    split = sources.split(source, 0, 64, 0)
+    source = load.from_name("digits")
+    split = dataset.split(source, 0, 64, 0)
     model = files.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")
-    logits, _ = model(augment.normalize(sources.in_memory(source)[split.test], source.mean, source.std))
+    logits, _ = model(augment.normalize(source.in_memory()[split.test], source.mean, source.std))
     accuracy = float(np.mean(np.argmax(logits, -1) == source.labels_N[split.test]))
     assert accuracy == pytest.approx(results.read_rows(folder, plan.runs)[1]["metrics"]["accuracy"], abs=1e-3)
 

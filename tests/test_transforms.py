@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +14,7 @@ from mnet_jax.data import transforms
 @pytest.fixture(params=["opencv", "pillow"])
 def library(request, monkeypatch):
     """Each library in turn."""
-    if request.param == "opencv":
-        pytest.importorskip("cv2")
-    else:
+    if request.param == "pillow":
         monkeypatch.setattr(transforms, "_opencv", lambda: None)
     return request.param
 
@@ -34,7 +33,6 @@ def encoded(image_HWC: np.ndarray, kind: str = "JPEG", mode: str = "RGB", **opti
 
 
 def test_both_libraries_decode_the_same_pixels(monkeypatch):
-    pytest.importorskip("cv2")
     for data in (encoded(photo()), encoded(photo(), quality=60, progressive=True), encoded(photo(), subsampling=0)):
         image = transforms.decode(data, 3)
         with monkeypatch.context() as patch:
@@ -103,6 +101,52 @@ def test_a_cut_image_is_noticed_behind_a_whole_thumbnail(library):
     assert transforms.decode(whole, 3).shape == (200, 300, 3)
     with pytest.raises(transforms.CorruptImage):
         transforms.decode(whole[:-300], 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_500, 30_000, 65_500])
+def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(library, monkeypatch, side):
+    data = bytearray(encoded(photo()))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = 2 * side.to_bytes(2, "big")
+    for decoder in ("cv2.imdecode", "PIL.ImageFile.ImageFile.load"):
+        if decoder.startswith("PIL") or library == "opencv":
+            monkeypatch.setattr(decoder, lambda *_: pytest.fail("decoded"))
+    with pytest.raises(transforms.CorruptImage, match=r"9500 x 9500 pixels; allowed: 89,478,485|exceeds limit"):
+        transforms.decode(bytes(data), 3)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_of_32_bits_are_refused(library, dtype, channels):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 200, dtype)).save(file, "TIFF")
+    with pytest.raises(transforms.CorruptImage, match=r"Pillow's mode [IF]; allowed: 1, L, LA"):
+        transforms.decode(file.getvalue(), channels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"])
+def test_every_allowed_mode_is_decoded(library, monkeypatch, mode):
+    level = 0 if mode == "1" else 200
+    gray = Image.fromarray(np.full((8, 9), level, np.uint8))
+    image = (
+        Image.fromarray(np.full((8, 9), 256 * level, np.uint16))
+        if mode == "I;16"
+        else gray.convert("RGB" if mode in ("RGBX", "CMYK", "YCbCr") else "L").convert(mode)
+    )
+    assert image.mode == mode
+    monkeypatch.setattr(Image, "open", lambda _: image)
+    for channels in (1, 3):
+        assert np.abs(transforms.decode(b"", channels).astype(int) - level).max() <= 2
+
+
+def test_an_error_of_a_decoder_is_a_corrupt_image(monkeypatch):
+    def fail(*_):
+        raise cv2.error("size.height < (1 << 20)")
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(transforms.CorruptImage, match=r"error: size\.height"):
+        transforms.decode(encoded(photo()), 3)
 
 
 def test_the_same_draws_give_the_same_crop(library):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import config, sharding, step
-from mnet_jax.data import sources
+from mnet_jax.data import dataset, load
 
 OVERRIDES = {
     "model.name": "mobilenet_v2",
@@ -27,9 +27,9 @@ def begin(devices, seeds=(0,), dtype=np.float64, **overrides):
     """(state, advance) on a mesh of these devices; advance(state, step) -> (state, sums). float64 needs x64."""
     cfg = config.at_scale("digits")
     config.override(cfg, OVERRIDES | {key.replace("__", "."): value for key, value in overrides.items()})
-    digits, batch = sources.load("digits", ""), cfg.train.batch_size
+    digits, batch = load.from_name("digits"), cfg.train.batch_size
     orders = [
-        sources.epoch_order(seed, 0, sources.split(digits, seed, cfg.data.train_size).train, batch) for seed in seeds
+        dataset.epoch_order(seed, 0, dataset.split(digits, seed, cfg.data.train_size).train, batch) for seed in seeds
     ]
     mesh = sharding.mesh(len(seeds), batch, devices)
     program = step.build(cfg, len(seeds), digits.mean, digits.std, len(orders[0]), mesh)

@@ -65,17 +65,17 @@ def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple
     """What `analysis.measure` finds in a finished run: its saved weights, on the images that it held out."""
     from flax import nnx
 
-    from mnet_jax.data import sources
+    from mnet_jax.data import dataset, load
     from mnet_jax.models import weights
 
     cfg = sweep.arm_config(plan.config, plan.arm(row["arm"]))
-    source = sources.chosen(cfg.data)
+    source = load.from_config(cfg.data)
     if source.fingerprint != row["data"]["fingerprint"]:
         raise ValueError(
             f"{row['run']} was trained on {source.name} with fingerprint {row['data']['fingerprint']}; "
             f"the one found now has {source.fingerprint}"
         )
-    split = sources.split(source, row["seed"], cfg.data.train_size, cfg.data.holdout)
+    split = dataset.split(source, row["seed"], cfg.data.train_size, cfg.data.holdout)
     _, params, batch_stats = nnx.split(weights.load(_weights(workdir, row["run"])), nnx.Param, nnx.BatchStat)
     return analysis.measure(
         cfg,
@@ -83,7 +83,7 @@ def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple
         source.std,
         trained=(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)),
         initial=_initial(cfg, row["seed"]),
-        batches=analysis.batches(sources.in_memory(source), split.test, cfg.train.batch_size),
+        batches=analysis.batches(source.in_memory(), split.test, cfg.train.batch_size),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mnet_jax import config
-from mnet_jax.data import augment, pipeline, prepare, sources
+from mnet_jax.data import augment, dataset, load, pipeline, prepare
 
 SIZE, BATCH = 224, 64
 Pipelines = Mapping[str, Callable[[int], None]]
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         if not flags.source:
             _photographs(root / name, 3 * BATCH)
             prepare.prepare(name, root)
-        folder = root / name if not flags.source else sources.root(flags.data_dir) / name
+        folder = root / name if not flags.source else load.data_dir(flags.data_dir) / name
         files = sorted((folder / "train").glob("*/*.jp*g"))
         if len(files) < BATCH:
             raise ValueError(f"{folder}/train holds {len(files)} JPEGs; allowed: a folder with {BATCH} or more")
@@ -112,14 +112,14 @@ def _photographs(folder: Path, count: int) -> None:
 def _shrunk(files: Sequence[Path], folder: Path, short_side: int) -> None:
     folder.mkdir(parents=True)
     for number, file in enumerate(files):
-        (folder / f"{number:06}.jpg").write_bytes(prepare.smaller(file.read_bytes(), 3, short_side))
+        (folder / f"{number:06}.jpg").write_bytes(prepare.shrink(file.read_bytes(), 3, short_side))
 
 
 def _feed(name: str, root: Path) -> Callable[[int], None]:
     data = config.default().data
     data.source, data.dir, data.size, data.threads = name, str(root), SIZE, 2
-    source = sources.load(name, str(root))
-    split = sources.Split(source.train_pool, source.train_pool[:1], "")
+    source = load.from_name(name, root)
+    split = dataset.Split(source.train_indices, source.train_indices[:1], "")
     return lambda count: _drain(pipeline.Feed(source, split, data, 0, BATCH).batches(stop=count), count)
 
 
@@ -194,7 +194,7 @@ def _on_device(images_NHWC: np.ndarray) -> Callable[[int], None]:
         everything = np.arange(len(images_NHWC))
         per_epoch = len(everything) // BATCH
         for epoch in range(-(-count // per_epoch)):
-            order_TB = jnp.asarray(sources.epoch_order(0, epoch, everything, BATCH))
+            order_TB = jnp.asarray(dataset.epoch_order(0, epoch, everything, BATCH))
             for index in range(min(per_epoch, count - epoch * per_epoch)):
                 step(order_TB, jnp.int32(index)).block_until_ready()
 

@@ -118,7 +118,7 @@ def _read_cifar10_archive(path: Path) -> list[Part]:
             for member in archive:
                 if file := archive.extractfile(member):
                     files[Path(member.name).name] = file.read()
-        parts = []
+        parts: list[Part] = []
         for names, size in zip(_CIFAR10_BATCHES, SIZES["cifar10"], strict=True):
             if missing := set(names) - files.keys():
                 raise UserError(f"it holds no {', '.join(sorted(missing))}")

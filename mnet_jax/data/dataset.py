@@ -26,7 +26,7 @@ class Dataset:
     `test_indices`   int64, the images that a seed may hold out: the same ones where there is no fixed test set.
     `mean`, `std`    of each channel over the training images, scaled to [0, 1].
     `fingerprint`    12 hexadecimal digits of the SHA-256 of name, shapes, targets and image bytes; of images on disk,
-                     name, version, splits, counts and labels.
+                     name, version, class names, file names, splits, counts and labels.
     """
 
     name: str

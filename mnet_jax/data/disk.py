@@ -7,6 +7,7 @@ images.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ class DatasetInfo:
 
     `sizes`        the number of images of each split.
     `labels`       SHA-256 of each split's labels as little-endian int32.
+    `listing`      `DiskDataset.listing` when it was measured.
     `shape`        (H, W, C); H and W are 0 where the images differ in size, C is 1 for gray images.
     `mean`, `std`  of each channel over the split "train", of images scaled to [0, 1].
     """
@@ -35,6 +37,7 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     sizes: dict[str, int]
     labels: dict[str, str]
+    listing: str
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -45,6 +48,8 @@ class DiskDataset(Protocol):
 
     `channels`  of the decoded images.
     `sizes`     the number of images of each split.
+    `listing`   a digest of the class names and, of a folder, of every file and its label: what a start can compare
+                without reading an image.
     """
 
     path: Path
@@ -53,6 +58,7 @@ class DiskDataset(Protocol):
     class_names: tuple[str, ...]
     channels: int
     sizes: dict[str, int]
+    listing: str
 
     def read(self, split: str, index: int) -> tuple[bytes, int]:
         """The encoded image and its label; -1 where the split has no labels."""
@@ -92,6 +98,7 @@ class TfdsDataset:
         decoders = {key: tfds.decode.SkipDecoding() for key in images}
         self._sources = {split: builder.as_data_source(split, decoders=decoders) for split in info.splits}
         self.sizes = {split: len(source) for split, source in self._sources.items()}
+        self.listing = _listing_digest(self.class_names, {})
 
     def read(self, split: str, index: int) -> tuple[bytes, int]:
         example = self._sources[split][index]
@@ -101,29 +108,54 @@ class TfdsDataset:
         return f"record {index} of split {split!r} in {self.path}"
 
 
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+SPLITS = ("train", "validation", "val", "test")
+
+
 class ImageFolder:
-    """Encoded images as `SPLIT/CLASS/*`, as torchvision's ImageFolder; the folders of `train` are the classes."""
+    """Encoded images as `SPLIT/CLASS/*`, as torchvision's ImageFolder; the folders of `train` are the classes.
+
+    An image is a regular file, or a link to one, with one of `IMAGE_SUFFIXES`; `ignored` lists everything else in the
+    class folders, for a message. Hidden files and folders do not count at all. Raises UserError where `train` holds no
+    class, a class of it holds no image, or another split holds a class that `train` does not have.
+    """
 
     version = "folder"
     channels = 3
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
-        self.class_names = tuple(sorted(entry.name for entry in (path / "train").iterdir() if entry.is_dir()))
+        self.class_names = tuple(_visible_folders(path / "train"))
+        if not self.class_names:
+            raise UserError(f"{path / 'train'} holds no folder; allowed: a folder of images for each class")
+        self.ignored: list[Path] = []
         self._files: dict[str, list[tuple[str, int]]] = {}
-        for split in ("train", "validation", "val", "test"):
+        for split in SPLITS:
             if (path / split).is_dir():
-                self._files[split] = self._listed(path / split)
+                self._files[split] = self._list(path / split)
+        empty = set(range(len(self.class_names))) - {label for _, label in self._files["train"]}
+        if empty:
+            names = ", ".join(self.class_names[label] for label in sorted(empty))
+            raise UserError(f"{path / 'train'} holds no image in {names}; allowed: only folders with images")
         self.sizes = {split: len(files) for split, files in self._files.items()}
+        self.listing = _listing_digest(self.class_names, self._files)
 
-    def _listed(self, folder: Path) -> list[tuple[str, int]]:
-        if extra := sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(self.class_names)):
-            raise UserError(f"{folder} holds classes that train does not have: {', '.join(extra)}")
-        return [
-            (f"{folder.name}/{name}/{file.name}", label)
-            for label, name in enumerate(self.class_names)
-            for file in sorted((folder / name).glob("*"))
-        ]
+    def _list(self, split: Path) -> list[tuple[str, int]]:
+        if extra := set(_visible_folders(split)) - set(self.class_names):
+            raise UserError(f"{split} holds classes that train does not have: {', '.join(sorted(extra))}")
+        files = []
+        for label, name in enumerate(self.class_names):
+            if not (split / name).is_dir():
+                continue
+            with os.scandir(split / name) as entries:
+                visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            for entry in visible:
+                regular = entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+                if regular and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                    files.append((f"{split.name}/{name}/{entry.name}", label))
+                else:
+                    self.ignored.append(Path(entry))
+        return files
 
     def read(self, split: str, index: int) -> tuple[bytes, int]:
         file, label = self._files[split][index]
@@ -133,12 +165,28 @@ class ImageFolder:
         return f"image {index} of split {split!r}, {self.path / self._files[split][index][0]}"
 
 
+def _visible_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
+
+
+def _listing_digest(class_names: tuple[str, ...], files: Mapping[str, list[tuple[str, int]]]) -> str:
+    """SHA-256 of the class names and of (file, label) of every image whose label follows from where it lies."""
+    return hashlib.sha256(repr((class_names, sorted(files.items()))).encode()).hexdigest()
+
+
 def find(folder: Path, name: str) -> DiskDataset | None:
-    """The data set in `folder`: the newest version that TFDS has prepared, or images by class; None without either."""
+    """The data set in `folder`: the newest version that TFDS has prepared, or images by class; None without either.
+
+    Raises UserError where the folder holds other splits without `train`, or as `ImageFolder` and `TfdsDataset` do.
+    """
     versions = [path.parent for path in folder.glob("*.*.*/features.json") if re.fullmatch(r"[\d.]+", path.parent.name)]
     if versions:
         return TfdsDataset(max(versions, key=lambda path: [int(part) for part in path.name.split(".")]))
-    return ImageFolder(folder, name) if (folder / "train").is_dir() else None
+    if (folder / "train").is_dir():
+        return ImageFolder(folder, name)
+    if others := [split for split in SPLITS if (folder / split).is_dir()]:
+        raise UserError(f"{folder} holds no train/, only {', '.join(others)}; allowed: images as train/CLASS/*")
+    return None
 
 
 def read_info(disk: DiskDataset) -> tuple[DatasetInfo, dict[str, np.ndarray]] | None:
@@ -155,6 +203,8 @@ def read_info(disk: DiskDataset) -> tuple[DatasetInfo, dict[str, np.ndarray]] | 
         info = DatasetInfo(**raw | tuples)
         if info.sizes != dict(disk.sizes):
             raise ValueError(f"it holds {dict(disk.sizes)} images, {info.sizes} were measured")
+        if info.listing != disk.listing:
+            raise ValueError("the class names, the files or their classes are not those that were measured")
         labels = {split: np.load(disk.path / f"labels-{split}.npy") for split in info.sizes}
         for split, labels_N in labels.items():
             if labels_digest(labels_N) != info.labels[split]:

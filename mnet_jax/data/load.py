@@ -51,8 +51,15 @@ def from_name(
 
 
 def data_dir(directory: str | Path = "") -> Path:
-    """The folder of the data sets; see `from_name`."""
-    return Path(directory or os.environ.get("MNET_DATA_DIR") or "~/.cache/mnet_jax").expanduser()
+    """The folder of the data sets; see `from_name`. Raises UserError where a home directory is needed and unknown."""
+    path = Path(directory or os.environ.get("MNET_DATA_DIR") or "~/.cache/mnet_jax")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"the folder of the data sets is {path}, whose home directory is unknown: name another folder by "
+            "--config.data.dir= or the environment variable MNET_DATA_DIR"
+        ) from error
 
 
 def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: str = "") -> Dataset:
@@ -73,7 +80,7 @@ def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: 
     if parts[0] != parts[1] and len(np.intersect1d(train_indices, test_indices)):
         raise UserError(f"train_split={specs[0]!r} and test_split={specs[1]!r} share images")
     labels_N = np.concatenate([labels[split] for split in images.sizes])
-    digest = hashlib.sha256(repr((info.name, info.version, parts, sorted(info.labels.items()))).encode())
+    digest = hashlib.sha256(repr((info.name, info.version, info.listing, parts, sorted(info.labels.items()))).encode())
     for array in (labels_N, train_indices, test_indices):
         array.flags.writeable = False
     return Dataset(
@@ -105,9 +112,10 @@ def _load(name: str, root: Path | None, train_split: str, test_split: str, resol
     if name in builtin.FROM_FOLDER:
         return builtin.FROM_FOLDER[name](root / name)
     nearest = difflib.get_close_matches(name, ("digits", *builtin.FROM_FOLDER), n=1)
+    missing = f"{root / name} holds no train/; " if (root / name).is_dir() else ""
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UserError(
-        f"data source {name!r} is not in {root}: {hint}prepare it with `{disk.prepare_command(name)} "
+        f"data source {name!r} is not in {root}: {missing}{hint}prepare it with `{disk.prepare_command(name)} "
         f"--data_dir {root}`, or put images into {root / name} as train/CLASS/*; 'digits' needs no file"
     )
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     if flags.short_side < 0:
         raise UserError(f"--short_side {flags.short_side}; allowed: pixels, or 0")
-    dataset = prepare(flags.name, load.data_dir(flags.data_dir), flags.manual_dir, flags.short_side, flags.again)
+    dataset = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.short_side, flags.again)
     print(describe(dataset))
     if flags.preview:
         from mnet_jax import figures
@@ -54,14 +54,19 @@ def main(arguments: Sequence[str]) -> None:
         print(flags.preview)
 
 
-def prepare(name: str, root: Path, manual_dir: Path | None = None, short_side: int = 0, again: bool = False) -> Dataset:
-    """Completes `root/name`, and `root/name/short_N` for a short side of N; what is complete is left alone.
+def prepare(
+    name: str, data_dir: str | Path = "", manual_dir: Path | None = None, short_side: int = 0, again: bool = False
+) -> Dataset:
+    """Completes `data_dir/name`, and `data_dir/name/short_N` for a short side of N; what is complete is left alone.
 
     Raises UserError for a name that TFDS does not know, and where packages or files are missing.
     """
+    if name == "digits":
+        return load.from_name(name)
+    root = load.data_dir(data_dir)
     folder = root / name
     images = disk.find(folder, name)
-    if name == "digits" or (images is None and not manual_dir and not short_side and _has_original_files(name, root)):
+    if images is None and not manual_dir and not short_side and _has_original_files(name, root):
         return load.from_name(name, root)
     if images is None or not _complete(images, again):
         if isinstance(images, disk.ImageFolder):
@@ -72,7 +77,7 @@ def prepare(name: str, root: Path, manual_dir: Path | None = None, short_side: i
     if short_side:
         large, name = images, f"{images.name}/short_{short_side}"
         images = disk.find(root / name, name)
-        if images is None or not _complete(images, again):
+        if images is None or not _complete(images, again) or not _same_labels(large, images):
             images = _install(root, name, lambda work: _shrink(large, work, short_side))
     return load.from_disk(images)
 
@@ -94,6 +99,16 @@ def _complete(images: disk.DiskDataset, again: bool) -> bool:
         print(f"{error}: prepared anew", file=sys.stderr)
         return False
     return True
+
+
+def _same_labels(a: disk.DiskDataset, b: disk.DiskDataset) -> bool:
+    """Whether the images of two measured data sets have the same labels and class names."""
+    labels = []
+    for images in (a, b):
+        measured = disk.read_info(images)
+        assert measured is not None
+        labels.append((measured[0].class_names, measured[0].labels))
+    return labels[0] == labels[1]
 
 
 def _install(root: Path, name: str, build: Callable[[Path], None]) -> disk.DiskDataset:
@@ -121,8 +136,8 @@ def _build(name: str, work: Path, manual_dir: Path | None) -> None:
     tfds = _tfds()
     try:
         builder = tfds.builder(name, data_dir=work, file_format="array_record", try_gcs=False)
-    except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f"no data set {name!r}: {str(error).strip()}") from None
+    except ValueError as error:  # no such name, or none that can be parsed
+        raise UserError(f"{work.parent / name} holds no train/CLASS/*, and TFDS has no data set {name!r}") from error
     present = {path.name for path in manual_dir.iterdir()} if manual_dir else set()
     absent = [info.filename for info in (builder.url_infos or {}).values() if info.filename not in present]
     if absent:
@@ -238,6 +253,8 @@ def _measure(images: disk.DiskDataset) -> None:
                 shapes.add(sums[0])
                 if split == "train":
                     count, total_C, squares_C = count + sums[1], total_C + sums[2], squares_C + sums[3]
+    for path in images.ignored if isinstance(images, disk.ImageFolder) else ():
+        print(f"ignored, not an image file: {path}", file=sys.stderr)
     for line in corrupt:
         print(f"corrupt: {line}", file=sys.stderr)
     if corrupt:
@@ -251,6 +268,7 @@ def _measure(images: disk.DiskDataset) -> None:
         class_names=images.class_names,
         sizes=dict(images.sizes),
         labels={split: disk.labels_digest(labels_N) for split, labels_N in labels.items()},
+        listing=images.listing,
         shape=shapes.pop() if len(shapes) == 1 else (0, 0, images.channels),
         mean=tuple((mean_C / 255).tolist()),
         std=tuple((np.sqrt(squares_C / count - mean_C**2) / 255).tolist()),

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 TRIES = 10
 """How often `random_crop` draws a crop before it takes the middle; a try takes 4 numbers (Szegedy et al. 2015)."""
 
+MAX_PIXELS = 89_478_485
+"""Largest height times width that is decoded: Pillow's limit against decompression bombs, 256 MiB as RGB."""
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Pillow's modes of 8 bits that convert to RGB and gray."""
+
 
 class CorruptImage(UserError):
     """An image or record that cannot be decoded."""
@@ -41,30 +47,34 @@ def decode(data: bytes, channels: int) -> np.ndarray:
 
     16-bit gray keeps its high byte; of an animation this is the first image; transparency is dropped.
 
-    Raises CorruptImage.
+    Raises CorruptImage, also for more than `MAX_PIXELS` and for pixels of 32 bits, which have no range to scale by.
     """
-    cv2 = _opencv()
-    if cv2 and data[:2] == b"\xff\xd8":
-        color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), color | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise CorruptImage("image file is truncated or corrupt")
-        return image.reshape(*image.shape[:2], channels)
-
     from PIL import Image
 
+    cv2 = _opencv()
     try:
         with Image.open(io.BytesIO(data)) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise CorruptImage(f"its header claims {file.width} x {file.height} pixels; allowed: {MAX_PIXELS:,}")
+            if cv2 and data[:2] == b"\xff\xd8":
+                color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), color | cv2.IMREAD_IGNORE_ORIENTATION)
+                if image is None:
+                    raise CorruptImage("image file is truncated or corrupt")
+                return image.reshape(*image.shape[:2], channels)
             file.load()
-            if file.mode.startswith("I"):
-                gray_HW1 = (np.asarray(file).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None]
+            if file.mode.startswith("I;16"):
+                gray_HW1 = (np.asarray(file) >> 8).astype(np.uint8)[..., None]
                 return np.repeat(gray_HW1, channels, axis=2)
-            if "transparency" in file.info:
-                file = file.convert("RGBA")
-            image = np.asarray(file.convert("RGB" if channels == 3 else "L"))
-    except Exception as error:  # decoders raise whatever the bytes lead them to
+            if file.mode not in MODES:
+                raise CorruptImage(f"its pixels have Pillow's mode {file.mode}; allowed: {', '.join(MODES)}, I;16")
+            opaque = file.convert("RGBA") if "transparency" in file.info else file
+            image = np.asarray(opaque.convert("RGB" if channels == 3 else "L"))
+            return image.reshape(*image.shape[:2], channels)
+    except CorruptImage:
+        raise
+    except Exception as error:  # decoders raise errors of many types
         raise CorruptImage(f"{type(error).__name__}: {error}") from error
-    return image.reshape(*image.shape[:2], channels)
 
 
 def random_crop(
