@@ -914,7 +914,7 @@ def test_lower_may_be_better_on_the_pareto_front():
     for metric in (NLL, ACCURACY):
         (axes,) = figures.value_by_cost(one, metric).axes
         (line,) = (line for line in axes.lines if line.get_linestyle() == "--")
-        fronts.append([float(y) for y in line.get_ydata()])
+        fronts.append(np.asarray(line.get_ydata()).tolist())
     assert fronts == [[3.0, 2.0], [3.0, 5.0]]
 
 
