@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_a_number_ends_its_run_only(tmp_path, monkeypatch, ca
     assert all(np.isfinite(array).all() for array in weights.values())
     report.write(tmp_path)
     page = (tmp_path / "report.md").read_text()
-    assert "linear-s0 diverged at step 7 and counts at chance level, 10.00 %" in page
+    assert "linear-s0 diverged at step 7 and counts as 10.00 %, the level of guessing" in page
     assert "- runs: 4 of 4, 2 diverged" in page
 
 

@@ -117,7 +117,7 @@ def test_several_files_are_trained_and_one_index_leads_to_all(tmp_path):
     runs = tmp_path / "runs"
     for name in ("tiny", "twin"):
         assert len(list((runs / f"{name}-digits" / "runs").glob("*/result.json"))) == 2
-        assert f'href="{name}-digits/report.html"' in (runs / "index.html").read_text()
+        assert f'href="./{name}-digits/report.html"' in (runs / "index.html").read_text()
     page = (runs / "report.html").read_text()
     assert page.count("<article") == 2
     assert set(re.findall(r'href="#([^"]+)-digits-train-\d', page)) == {"tiny", "twin"}

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from scipy import stats as scipy_stats
 from mnet_jax import config, figures, formatting, report, results, stats
 from mnet_jax.config import claims
 from mnet_jax.figures import ablation
-from mnet_jax.report import drawing, sentences, tables
+from mnet_jax.report import drawing, index, sentences, tables
 from mnet_jax.results import Arm, Job, Run, Sweep
 from mnet_jax.tasks.base import Metric
 
@@ -733,3 +734,192 @@ def test_latencies_stand_beside_the_costs(tmp_path):
     assert [row[-1] for row in table.rows[:3]] == ["1.00", "1.50", "–"]
     cost = next(picture.svg for picture in report.draw(tmp_path, summary) if picture.title == "What it costs")
     assert "ms an image" in cost
+
+
+# Any task.
+
+
+def test_metrics_of_the_training_are_shown_where_the_claim_is_about_one(tmp_path):
+    for metric, shown in (("accuracy", {"accuracy", "nll"}), ("train_loss", {one.name for one in METRICS[:4]})):
+        write_workdir(tmp_path / metric, make_sweep(*THREE, seeds=range(3), claim={**CLAIM, "metric": metric}))
+        summary = report.summarize(tmp_path / metric)
+        assert summary.metric.name == metric
+        assert {one.name for one in summary.metrics} == shown
+
+
+def diverge_first(row):
+    metrics = dict.fromkeys(row["metrics"], math.nan)
+    return row | {"diverged_at": 120, "metrics": metrics} if row["run"] == "relu6-s3" else row
+
+
+def test_a_diverged_run_without_a_score_is_left_out_and_named(tmp_path):
+    distance = Metric("distance", "median distance", "km", 1, higher_is_better=False)
+    sweep = make_sweep(*THREE, claim={**CLAIM, "metric": "distance"}, metrics=(distance,))
+    write_workdir(tmp_path, sweep, metrics=lambda run: {"distance": 100.0 + run.seed}, change=diverge_first)
+    summary, *pages = rendered(tmp_path)
+    assert summary.arms[1].estimate(distance).n == 11
+    assert summary.verdicts[0].difference.n == 11
+    assert summary.done == 36
+    for page in pages:
+        words_of = " ".join(page.replace("│", " ").split())
+        assert "relu6-s3 diverged at step 120 and has no score in median distance: it is left out" in words_of
+        assert "median distance, km" in words_of
+        assert "0.0 km [" in words_of
+    assert [figure.title for figure in report.draw(tmp_path, summary)][-1] == "Every run"
+
+
+def test_a_tuning_goes_by_the_direction_of_the_first_metrics(tmp_path):
+    """Both rates are as good in the first metric, of which less is better; of the second more is."""
+    first, second = Metric("distance", "distance", "km", 1, higher_is_better=False), Metric("recall", "recall", "%", 2)
+    scores = {0.1: (3.0, 0.9), 0.3: (2.0, 0.5), 0.6: (2.0, 0.7), 1.0: (2.5, 0.9)}
+
+    def metrics(run):
+        return dict(zip(("distance", "recall"), scores[float(run.arm.split("@lr")[1])], strict=True))
+
+    write_workdir(tmp_path, replace(tune_sweep(tuple(scores)), metrics=(first, second)), metrics=metrics)
+    summary, text, *_ = rendered(tmp_path)
+    assert summary.tuned == {"linear": 0.6, "relu6": 0.6}
+    assert summary.warnings == ()
+    assert "distance, km [95 %]" in text
+    assert "70.00" in text
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, NLL])
+def test_curves_are_of_the_metric_that_decides(tmp_path, metric):
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3), claim={**CLAIM, "metric": metric.name}))
+    drawn = report.draw(tmp_path, report.summarize(tmp_path))
+    (curves,) = (figure.figure for figure in drawn if figure.title == "Learning curves")
+    unit = " (%)" if metric.unit else ""
+    assert [axes.get_title(loc="left") for axes in curves.axes] == [f"held-out {metric.title}{unit}", "training loss"]
+
+
+def test_the_index_compares_points_on_one_axis_and_others_apart(tmp_path):
+    recall, distance = Metric("recall", "recall", "%", 2), Metric("distance", "distance", "km", 1)
+    summaries = []
+
+    def measured(run):
+        return dict.fromkeys(("accuracy", "recall", "distance"), 0.5 + run.seed / 10)
+
+    for metric in (ACCURACY, recall, distance):
+        sweep = make_sweep(*THREE, seeds=range(3), claim={**CLAIM, "metric": metric.name}, metrics=(metric,))
+        write_workdir(tmp_path / metric.name, sweep, metrics=measured)
+        summaries.append(report.summarize(tmp_path / metric.name))
+    points, apart = index.draw_all(summaries)
+    assert (points.title, apart.title) == ("All differences in points", "All differences in distance, km")
+    rows = [label.get_text() for label in points.figure.axes[0].get_yticklabels()]
+    assert [row.split(", ")[-1] for row in rows] == ["accuracy", "recall"]
+    assert len(apart.figure.axes[0].get_yticklabels()) == 1
+
+
+# What a reader sees.
+
+
+def test_one_arm_has_one_name(tmp_path):
+    arms = (arm("linear"), arm("relu6", 0.3), arm("relu6@lr0.6", 0.6, "relu6"))
+    write_workdir(tmp_path, make_sweep(*arms, seeds=range(3)))
+    report.write(tmp_path)
+    _, text, markdown, html = rendered(tmp_path)
+    files = [
+        path.read_text() for folder in ("tables", "figures") for path in (tmp_path / folder).glob("*.[tcs][evs][xvg]")
+    ]
+    assert len(files) > 4
+    assert not any("relu6@lr0.6" in page for page in (text, markdown, html, *files))
+    assert sum("relu6 at lr 0.6" in page for page in (text, markdown, html, *files)) > 5
+
+
+@pytest.mark.parametrize(
+    ("scale", "family", "changes", "shown"),
+    [
+        ("digits", "v2", {}, "scale digits, v2"),
+        ("cifar10", "v1", {"model.stem": [8, 1]}, "scale cifar10, v1 but for model.stem [8, 1]"),
+        ("mine", "v2", {"optim.warmup": 0.25}, "the defaults but for optim.warmup 0.25"),
+    ],
+)
+def test_the_page_says_every_changed_setting(tmp_path, scale, family, changes, shown):
+    """What the arms vary, here the learning rate, stands in the tables."""
+    base = config.default() if scale == "mine" else config.at_scale(scale, family)
+    flat = json.loads(json.dumps(config.flatten(base))) | {"optim.lr": 0.123} | changes
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2), scale=scale, config=flat))
+    _, text, *_ = rendered(tmp_path)
+    assert f"settings: {shown}\n" in text
+
+
+@pytest.mark.parametrize(("columns", "width"), [(20, 60), (72, 72), (500, 160)])
+def test_the_text_is_as_wide_as_the_terminal(tmp_path, monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    write_workdir(tmp_path, make_sweep(*THREE))
+    summary = report.summarize(tmp_path)
+    text = report.to_text(summary)
+    assert max(map(len, text.split("\n"))) == width
+    assert max(map(len, report.index_text([summary]).split("\n"))) <= width
+    mean, low, high = t_interval(np.array(list(summary.arms[1].values["accuracy"].values())))
+    assert f"{mean:.2f} [{low:.2f}, {high:.2f}]" in text
+    assert ("For lack of room on the page only:" in text) == (width < 100)
+
+
+def test_an_experiment_file_cannot_command_the_terminal(tmp_path):
+    bad = "a\x1b]0;title\x07b\x1b[2Jc\x9bd\re"
+    write_workdir(tmp_path, make_sweep(*THREE, title=bad, claim={**CLAIM, "text": bad}, command=bad))
+    summary = report.summarize(tmp_path)
+    for text in (report.to_text(summary), report.index_text([summary])):
+        assert all(letter == "\n" or letter.isprintable() for letter in text)
+    assert "a ]0;title b [2Jc d e" in report.to_text(summary)
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path):
+    write_workdir(tmp_path, make_sweep(arm("linear"), arm("=1+1"), arm("@x"), claim={}, seeds=range(2)))
+    report.write(tmp_path)
+    for name in ("arms.csv", "runs.csv"):
+        lines = list(csv.reader((tmp_path / "tables" / name).read_text().splitlines()))
+        assert {line[0] for line in lines[1:]} == {"linear", "'=1+1", "'@x"}
+    assert re.search(r",-\d", (tmp_path / "tables" / "arms.csv").read_text()), "numbers stay numbers"
+
+
+@pytest.mark.parametrize("name", ["javascript:alert(1)", "a#b", "a?b", "a%41b", "two words"])
+def test_links_of_the_index_lead_to_the_folder_whatever_its_name(tmp_path, name):
+    write_workdir(tmp_path / name, make_sweep(*THREE, seeds=range(2)))
+    report.write_index(tmp_path, {tmp_path / name: (report.summarize(tmp_path / name), [])})
+    (link,) = (link for link in Page((tmp_path / "index.html").read_text()).loads if not link.startswith("#"))
+    parts = urlsplit(link)
+    assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("", "", "", "")
+    assert unquote(parts.path) == f"./{name}/report.html"
+
+
+def test_two_seeds_have_points_and_no_interval(tmp_path):
+    for seeds in (2, 3):
+        write_workdir(tmp_path / str(seeds), make_sweep(*THREE, seeds=range(seeds)))
+        drawn = report.draw(tmp_path / str(seeds), report.summarize(tmp_path / str(seeds)))
+        for figure in drawn:
+            bars = [path for axes in figure.figure.axes for lines in axes.collections for path in lines.get_paths()]
+            visible = sum(len(path.vertices) > 0 and bool(np.isfinite(path.vertices).all()) for path in bars)
+            assert bool(visible) == (seeds == 3), figure.title
+
+
+def test_axes_of_percentages_end_at_0_and_100(tmp_path):
+    metrics = lambda run: {"accuracy": (1.0, 0.2, 0.9)[run.seed % 3], "nll": 0.1}  # noqa: E731
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
+    drawn = {figure.title: figure.figure for figure in report.draw(tmp_path, report.summarize(tmp_path))}
+    assert report.summarize(tmp_path).arms[0].estimate(ACCURACY).high > 150
+    for limits in (drawn["What it costs"].axes[0].get_ylim(), drawn["Every run"].axes[0].get_xlim()):
+        assert limits == (-2, 102)
+    assert drawn["Learning curves"].axes[0].get_ylim()[1] <= 102
+
+
+POINTS = (("a", 1e6, 3.0), ("b", 2e6, 2.0), ("c", 4e6, 5.0))
+
+
+def test_lower_may_be_better_on_the_pareto_front():
+    one = [figures.CostPoint(name, madds, math.nan, math.nan, stats.estimate([value])) for name, madds, value in POINTS]
+    fronts = []
+    for metric in (NLL, ACCURACY):
+        (axes,) = figures.value_by_cost(one, metric).axes
+        (line,) = (line for line in axes.lines if line.get_linestyle() == "--")
+        fronts.append(np.asarray(line.get_ydata()).tolist())
+    assert fronts == [[3.0, 2.0], [3.0, 5.0]]
+
+
+def test_headings_of_tables_say_what_they_are_of(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2)))
+    html = report.to_html(report.summarize(tmp_path), ())
+    assert html.count('<th scope="row">') == 3 + 2
+    assert not re.search(r"<th(?! scope=|ead)", html)

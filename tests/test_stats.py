@@ -393,7 +393,7 @@ def test_verdicts_recomputed_by_scipy(seed):
         greater("b", "a"),
         trend("abcd", x),
         equivalent("e", "f", margin=1.0),
-        interaction(["ab", "cd", "ef"], (1, 2, 3), sign=-1),
+        interaction([("a", "b"), ("c", "d"), ("e", "f")], (1, 2, 3), sign=-1),
     ]
     column = {name: 100 * np.array([values[name][number] for number in range(n)]) for name in names}
     slopes = [scipy_stats.linregress(x, [column[name][number] for name in "abcd"]).slope for number in range(n)]

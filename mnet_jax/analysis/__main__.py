@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax import analysis, results, stats, sweep
+from mnet_jax import analysis, formatting, results, stats, sweep
+from mnet_jax.tasks.base import Metric
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -129,6 +130,8 @@ MEASURES: Mapping[str, Callable[[Arrays], float]] = {
 }
 """Rows of the table, all shares."""
 
+PERCENT = Metric("share", "share", "%", 2)
+
 
 def table(by_arm: Mapping[str, Mapping[int, Arrays]]) -> str:
     """Every measure of every arm, in percent with 95 % t-intervals over seeds, and its paired differences."""
@@ -143,8 +146,8 @@ def table(by_arm: Mapping[str, Mapping[int, Arrays]]) -> str:
             minus, p = "", ""
             if of_seed is not baseline:
                 difference = stats.difference(of_seed, baseline)
-                minus, p = stats.interval("accuracy", difference, sign=True), stats.p_text(difference.p)
-            lines.append((label, arm, str(found.n), stats.interval("accuracy", found), minus, p))
+                minus, p = formatting.interval(PERCENT, difference, sign=True), formatting.p_text(difference.p)
+            lines.append((label, arm, str(found.n), formatting.interval(PERCENT, found), minus, p))
             label = ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

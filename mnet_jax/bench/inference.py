@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mnet_jax import config, stats, sweep, workers
+from mnet_jax import config, formatting, sweep, workers
 from mnet_jax.bench import contest, step
 from mnet_jax.bench.contest import Entrant, Result, Settings, Table
 from mnet_jax.bench.step import BFLOAT16, V2, Regime
@@ -119,7 +119,7 @@ def latencies(plan: "Sweep", settings: Settings) -> Result:
     rows = []
     for name, entry in times.items():
         cost = plan.arm(name).cost
-        cells = [name, stats.quantity(cost["madds"]), stats.quantity(cost["params"])]
+        cells = [name, formatting.quantity(cost["madds"]), formatting.quantity(cost["params"])]
         cells += contest.cells(entry, ours)
         if any(printed.values()):
             paper, base = printed.get(name), printed.get(first)

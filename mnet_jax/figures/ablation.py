@@ -1,7 +1,6 @@
 """Figures of an experiment: what its arms reach, how they differ, what they cost, how they learned.
 
-All values are as printed, accuracies in percent. Intervals are drawn from three seeds on: two give one that is wider
-than all that the figure has to show.
+All values are as printed, accuracies in percent.
 """
 
 import math
@@ -13,7 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnet_jax import formatting, stats
-from mnet_jax.figures.style import GRAY, INK, MARKERS, PALETTE, WIDTH, cycle, legend, line_style, name_rows, subplots
+from mnet_jax.figures.style import (
+    GRAY,
+    INK,
+    MARKERS,
+    PALETTE,
+    WIDTH,
+    cycle,
+    drawn_interval,
+    half_width,
+    legend,
+    line_style,
+    name_rows,
+    subplots,
+)
 from mnet_jax.tasks.base import Metric
 
 if TYPE_CHECKING:
@@ -78,7 +90,7 @@ def learning_curves(panels: Sequence[CurvePanel]) -> "Figure":
             marker, style = "o" if len(x_T) < 12 else "", line_style(index)
             axes.plot(x_T, [e.mean for e in means], linewidth=1.6, marker=marker, markersize=3.5, label=arm, **style)
             if len(panel.curves) <= len(PALETTE):
-                low, high = zip(*map(_interval, means), strict=True)
+                low, high = zip(*map(drawn_interval, means), strict=True)
                 axes.fill_between(x_T, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
         axes.margins(x=0.02)
@@ -119,7 +131,7 @@ def forest(rows: Sequence[DifferenceRow], label: str) -> "Figure":
         for (kind, (marker, color, face)), (difference, values, shift) in zip(kinds.items(), both, strict=False):
             dots = {"color": color, "alpha": 0.6, "markeredgewidth": 0, "markersize": 5}
             axes.plot(values, np.full(len(values), y + shift + 0.12), ".", **dots)
-            error = {"xerr": _half_width(difference), "capsize": 3}
+            error = {"xerr": half_width(difference), "capsize": 3}
             mark = {"fmt": marker, "color": color, "markerfacecolor": face, "markersize": 6}
             axes.errorbar(difference.mean, y + shift, label=kind, **error, **mark)
     for y, row in enumerate(rows):
@@ -194,7 +206,7 @@ def _draw_estimate(axes: "Axes", x: float, value: stats.Estimate, index: int, **
     axes.errorbar(
         x,
         value.mean,
-        yerr=_half_width(value),
+        yerr=half_width(value),
         fmt=cycle(MARKERS, index),
         color=PALETTE[index % len(PALETTE)],
         capsize=3,
@@ -203,16 +215,8 @@ def _draw_estimate(axes: "Axes", x: float, value: stats.Estimate, index: int, **
     )
 
 
-def _half_width(value: stats.Estimate | stats.Difference) -> float:
-    return value.high - value.mean if value.n > 2 else math.nan
-
-
-def _interval(value: stats.Estimate | stats.Difference) -> tuple[float, float]:
-    return value.mean - _half_width(value), value.mean + _half_width(value)
-
-
 def _fit_values(axes: "Axes", values: Sequence[stats.Estimate], metric: Metric) -> None:
-    ends = [end for value in values for end in (value.mean, *_interval(value))]
+    ends = [end for value in values for end in (value.mean, *drawn_interval(value))]
     axes.set_ylim(*_limits(metric, np.nanmin(ends), np.nanmax(ends), 0.08))
 
 
@@ -297,7 +301,7 @@ def grid(cells: Mapping[tuple[Any, Any], stats.Estimate], x_label: str, y_label:
     image = top.imshow(means, cmap="viridis", aspect="auto")
     for (row, column), mean in np.ndenumerate(means):
         if np.isfinite(mean):
-            half = _half_width(cells[xs[column], ys[row]])
+            half = half_width(cells[xs[column], ys[row]])
             spread = f"\n±{formatting.number(metric, half)}" if np.isfinite(half) else ""
             color = ON_LIGHT if image.norm(mean) > 0.55 else ON_DARK
             size = 9 if len(xs) < 7 else 7
@@ -332,8 +336,8 @@ def seeds(values: Mapping[str, tuple[stats.Estimate, Sequence[float]]], metric: 
     for y, (mean, by_seed) in enumerate(values.values()):
         heights = y + np.linspace(-0.25, 0.25, len(by_seed)) if len(by_seed) > 1 else [y]
         axes.plot(by_seed, heights, "o", color=PALETTE[0], alpha=0.6, markersize=4.5, markeredgewidth=0)
-        axes.errorbar(mean.mean, y, xerr=_half_width(mean), fmt="|", color=INK, markersize=16, capsize=3)
-        ends += [*by_seed, *_interval(mean)]
+        axes.errorbar(mean.mean, y, xerr=half_width(mean), fmt="|", color=INK, markersize=16, capsize=3)
+        ends += [*by_seed, *drawn_interval(mean)]
     axes.set_xlim(*_limits(metric, np.nanmin(ends), np.nanmax(ends), 0.05))
     name_rows(axes, list(values))
     axes.set_xlabel(formatting.value_label(metric))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnet_jax import formatting, stats
-from mnet_jax.figures.style import INK, PALETTE, WIDTH, cycle, legend, line_style, name_rows, subplots
+from mnet_jax.figures.style import INK, PALETTE, WIDTH, cycle, drawn_interval, legend, line_style, name_rows, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def threshold_curve(runs: Mapping[str, Sequence[Arrays]], definitions: Mapping[s
                 means = [stats.estimate(column) for column in share_ST.T]
                 style = line_style(index)
                 axes.plot(threshold_T, [e.mean for e in means], linewidth=1.6, label=arm, **style)
-                low, high = [e.low for e in means], [e.high for e in means]
+                low, high = zip(*map(drawn_interval, means), strict=True)
                 axes.fill_between(threshold_T, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.axvline(definitions[name], color=INK, linewidth=1.2, linestyle=":")
         axes.set_xscale("log")

@@ -5,12 +5,15 @@ and markers go on. Figures are as wide as a column of text, so that their letter
 """
 
 import io
+import math
 import re
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from mnet_jax.stats import Difference, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +94,16 @@ def cycle(choices: Sequence[str], index: int) -> str:
 def line_style(index: int) -> dict[str, str]:
     """Color and line of series number `index`."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": cycle(LINES, index)}
+
+
+def half_width(value: Estimate | Difference) -> float:
+    """Half the 95 % t-interval as it is drawn; nan below three seeds, as that of two hides all that there is to see."""
+    return value.high - value.mean if value.n > 2 else math.nan
+
+
+def drawn_interval(value: Estimate | Difference) -> tuple[float, float]:
+    """The ends of the 95 % t-interval as it is drawn; nan below three seeds."""
+    return value.mean - half_width(value), value.mean + half_width(value)
 
 
 def name_rows(axes: "Axes", names: Sequence[str]) -> None:

@@ -80,8 +80,8 @@ def index_text(summaries: Sequence[Summary]) -> str:
 
     def show(*lines: Sequence[str]) -> None:
         grid = Grid.grid(padding=(0, 1))
-        for width, justify in zip((first, *widths), ("left", "right", "right", "right", "left"), strict=True):
-            grid.add_column(width=width, justify=justify, overflow="fold")
+        for column, width in enumerate((first, *widths)):
+            grid.add_column(width=width, justify="right" if column in (1, 2, 3) else "left", overflow="fold")
         for line in lines:
             grid.add_row(*map(render.plain, line))
         console.print(grid)
