@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mnet_jax import models, optim, sharding
 from mnet_jax.data import augment
+from mnet_jax.ops.formulation import resolve
+from mnet_jax.ops.norm import number_of_groups
 from mnet_jax.tasks import classification
 
 State = dict[str, Any]
@@ -60,6 +62,10 @@ def build(
 ) -> Program:
     """Makes the program of a static config for `runs` runs; `mean` and `std` normalize the images."""
     rate = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
+    cfg = cfg.copy_and_resolve_references()
+    cfg.model.formulation = resolve(
+        cfg.model.formulation, jnp.dtype(cfg.model.dtype), mesh.shape["data"], mesh.shape["seed"]
+    )
     abstract = nnx.eval_shape(lambda: models.build(cfg.model, nnx.Rngs(0)))
     graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
     mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), cfg.optim)
@@ -80,6 +86,7 @@ def build(
         }
 
     def train_step(state: State, knobs: Any, images_BHWC: jax.Array, labels_B: jax.Array) -> tuple[State, dict]:
+        number_of_groups(images_BHWC.shape[0], cfg.model.norm.group, mesh.shape["data"])
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
         images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
         classes = cfg.model.num_classes
@@ -147,27 +154,18 @@ def build(
 
         return over_runs(run, runs)(state, knobs, own)
 
-    def on_mesh(function: Callable) -> Callable:
-        """Traced where the formulations see the mesh."""
-
-        def traced(*args: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return function(*args)
-
-        return traced
-
     by_run, batches, whole = (
         NamedSharding(mesh, spec) for spec in (sharding.RUNS, sharding.BATCHES, sharding.EVERYWHERE)
     )
     return Program(
-        init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=by_run, out_shardings=by_run),
+        init=jax.jit(over_runs(init_run, runs), in_shardings=by_run, out_shardings=by_run),
         train=jax.jit(
-            on_mesh(train),
+            train,
             in_shardings=(by_run, by_run, whole, batches, whole, whole),
             out_shardings=(by_run, whole),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(on_mesh(evaluate), in_shardings=(by_run, by_run, whole, batches), out_shardings=whole),
+        evaluate=jax.jit(evaluate, in_shardings=(by_run, by_run, whole, batches), out_shardings=whole),
     )
 
 

@@ -24,6 +24,7 @@ from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import sources
 from mnet_jax.models import specs, weights
 from mnet_jax.ops import depthwise
+from mnet_jax.ops.formulation import resolve
 from mnet_jax.results import Job, Run, Sweep
 from mnet_jax.tasks import spiral
 
@@ -101,8 +102,9 @@ class Training:
         with clock.spent("start"):
             self.source = sources.chosen(data)
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
+            dtype, shape = jnp.dtype(self.cfg.model.dtype), self.mesh.shape
+            formulation = resolve(self.cfg.model.formulation, dtype, shape["data"], shape["seed"])
+            self.depthwise = depthwise.resolved(formulation, dtype)
             knobs_S = zip(*map(config.knobs, self.cfgs), strict=True)
             self.knobs = config.Knobs(*(self._put(np.asarray(column, np.float32)) for column in knobs_S))
             self.inputs = inputs.of(self.source, data, seeds, batch, self.mesh)
