@@ -2,8 +2,9 @@
 
 import pytest
 
-from mnet_jax import config, ops, optim, sweep, train
+from mnet_jax import config, optim, sweep, train
 from mnet_jax.models import init, mobilenet, specs, zoo
+from mnet_jax.ops import formulation
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),
-        ("model.formulation", ops.FORMULATIONS),
+        ("model.formulation", formulation.FORMULATIONS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),
         ("task", train.TASKS),

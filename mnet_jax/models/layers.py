@@ -11,8 +11,10 @@ from jax import lax
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import Style
-from mnet_jax.ops import accumulator, choose, depthwise, filter, native, norm, pointwise
+from mnet_jax.ops import accumulator, depthwise, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
+from mnet_jax.ops.formulation import kernels
+from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
 """(low, high) of the clip that is the activation, as in `specs.ACTIVATIONS`; numbers or traced scalars."""
@@ -200,7 +202,7 @@ class ConvNorm(Conv):
             or callable(act)
             or style.act_bits
             or filters.kind != "depthwise"
-            or not native.serves(style.formulation, x_BHWC.dtype)
+            or kernels(style.formulation, x_BHWC.dtype).norm != "native"
         ):
             y_BHWC = self(x_BHWC, act)
             return y_BHWC, filters(y_BHWC, act)
@@ -208,10 +210,8 @@ class ConvNorm(Conv):
         y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, style.formulation)
         kernel = filters.kernel[...]
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], filters.stride, filters.padding)
-        inner, outer = (filter.Affine(*layer._scale_and_bias()) for layer in (self, filters))
-        z_BHWC, *moments = filter.norm_depthwise_norm(
-            x_BHWC, inner, kernel, outer, *act, eps, group, filters.stride, pad
-        )
+        inner, outer = (Affine(*layer._scale_and_bias()) for layer in (self, filters))
+        z_BHWC, *moments = norm_depthwise_norm(x_BHWC, inner, kernel, outer, *act, eps, group, filters.stride, pad)
         for layer, (mean, var) in zip((self, filters), moments, strict=True):
             layer._average(mean, var)
         return y_BHWC, z_BHWC
@@ -228,7 +228,7 @@ class ConvNorm(Conv):
         """
         kernel = self.kernel[...]
         gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.style.norm_eps)
-        if choose(self.style.formulation, accelerator="shift") == "lax":
+        if kernels(self.style.formulation, kernel.dtype).norm == "lax":
             return kernel, gain_C, shift_C
         gain = gain_C.reshape((1,) * (kernel.ndim - 1) + (-1,))  # output channels are the last axis of every kind
         return (kernel.astype(gain.dtype) * gain).astype(kernel.dtype), None, shift_C
