@@ -20,6 +20,8 @@ from mnet_jax import config, optim, sharding
 from mnet_jax.data import augment
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
+from mnet_jax.ops.formulation import resolve
+from mnet_jax.ops.norm import number_of_groups
 from mnet_jax.tasks import Task
 
 State = dict[str, Any]
@@ -86,13 +88,13 @@ def build(
 
     `mean` and `std` normalize the images. `optimizer` is an experiment's own, in place of `cfg.optim.name`.
     """
-    cfg = config.without_traced(cfg)
+    cfg = on_mesh(mesh, cfg)
     lr_factor = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     rule = optim.rule(cfg, optimizer)
     graphdef, params, batch_stats = weights.split(weights.abstract(task, cfg))
     decayed = optim.decay_mask(params, batch_stats, cfg.optim)
     trained = trained_mask(params, cfg.optim.trainable)
-    teacher_graphdef = weights.split(weights.abstract(*teacher))[0] if teacher else None
+    teacher_graphdef = weights.split(weights.abstract(teacher.task, on_mesh(mesh, teacher.cfg)))[0] if teacher else None
 
     def init_run(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -113,6 +115,7 @@ def build(
         state: State, traced: Any, teacher_weights: Any, images_BHWC: jax.Array, targets: Any
     ) -> tuple[State, dict[str, jax.Array]]:
         """One update of one run; returns the new state and the loss and its parts."""
+        number_of_groups(images_BHWC.shape[0], cfg.model.norm.group, mesh.shape["data"])
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(state["key"], state["step"]))
         images_BHWC = jax.lax.with_sharding_constraint(images_BHWC, NamedSharding(mesh, PartitionSpec("data")))
         x_BHWC, targets = task.augment(key_augment, images_BHWC, targets, cfg, mean, std)
@@ -199,30 +202,28 @@ def build(
 
         return over_runs(of_run, runs)(state, traced, batches)
 
-    def on_mesh(function: Callable) -> Callable:
-        """Traced where the formulations see the mesh."""
-
-        def traced(*args: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return function(*args)
-
-        return traced
-
     by_run, by_batch, whole = (
         NamedSharding(mesh, spec) for spec in (sharding.RUNS, sharding.BATCHES, sharding.EVERYWHERE)
     )
     return Program(
-        init=jax.jit(on_mesh(over_runs(init_run, runs)), in_shardings=by_run, out_shardings=by_run),
+        init=jax.jit(over_runs(init_run, runs), in_shardings=by_run, out_shardings=by_run),
         train=jax.jit(
-            on_mesh(train),
+            train,
             in_shardings=(by_run, by_run, by_run, whole, by_batch, whole, whole),
             out_shardings=(by_run, whole),
             donate_argnums=0,
         ),
         evaluate=jax.jit(
-            on_mesh(evaluate), in_shardings=(by_run, by_run, whole, by_batch), out_shardings=(whole, by_batch)
+            evaluate, in_shardings=(by_run, by_run, whole, by_batch), out_shardings=(whole, by_batch)
         ),
     )
+
+
+def on_mesh(mesh: Mesh, cfg: Any) -> Any:
+    """The config that networks on a mesh are built from: without traced fields, and with the formulation resolved."""
+    cfg, dtype = config.without_traced(cfg), jnp.dtype(cfg.model.dtype)
+    cfg.model.formulation = resolve(cfg.model.formulation, dtype, mesh.shape["data"], mesh.shape["seed"])
+    return cfg
 
 
 def trained_mask(params: Mapping[str, Any], patterns: tuple[str, ...]) -> dict[str, bool] | None:

@@ -97,8 +97,8 @@ class Training:
             dataset = self.code.load_dataset(data)
             self.dataset = replace(dataset, targets=self.task.targets(dataset, self.cfg))
             self.mesh = sharding.mesh(len(seeds), batch, spread_runs=not data.size)  # a host reads for all its devices
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                self.depthwise = depthwise.resolved(self.cfg.model.formulation, jnp.dtype(self.cfg.model.dtype))
+            model = step.on_mesh(self.mesh, self.cfg).model
+            self.depthwise = depthwise.resolved(model.formulation, jnp.dtype(model.dtype))
             self.traced = self._stacked([config.traced_values(cfg) for cfg in self.cfgs])
             self.feed = feed.make(self.dataset, data, seeds, batch, self.mesh)
             self.steps_per_epoch = self.feed.steps_per_epoch

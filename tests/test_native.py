@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from jax import lax
 
 from mnet_jax import config, models
+from mnet_jax.errors import UserError
 from mnet_jax.ops import library, native
 from mnet_jax.ops.depthwise import depthwise, resolved
+from mnet_jax.ops.formulation import resolve
 from mnet_jax.ops.norm import batch_norm_act
 from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 
@@ -176,7 +178,6 @@ def normed_twice(x, parameters, clip, group, stride, padding, way, dilation=1):
     """The three layers, compiled as one or one after the other: y, and the moments of both norms."""
     inner, kernel, outer = parameters
     if way == "native":
-        assert native.serves(way, x.dtype)
         return norm_depthwise_norm(x, inner, kernel, outer, clip[0], clip[1], 1e-3, group, stride, padding, dilation)
     h, *moments = normed(x, inner, clip, group, way)
     y, *others = normed(depthwise(h, kernel, stride, padding, way, dilation), outer, clip, group, way)
@@ -363,6 +364,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, numpy as np
 from mnet_jax.ops.depthwise import depthwise
 from mnet_jax.ops.norm_depthwise_norm import norm_depthwise_norm
+from mnet_jax.ops.formulation import resolve
 from mnet_jax.ops.norm import batch_norm_act
 x, k = (np.random.default_rng(0).normal(size=size).astype("float32") for size in ((16, 28, 28, 40), (3, 3, 40)))
 def layers(x, k, a, b):
@@ -575,10 +577,10 @@ def without_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.unavailable.cache_clear()
+    native._register.cache_clear()
     yield tmp_path
     monkeypatch.undo()
-    native.unavailable.cache_clear()
+    native._register.cache_clear()
 
 
 def test_without_a_compiler_auto_is_shift(without_compiler, caplog):
@@ -608,10 +610,10 @@ def test_auto_is_native_on_one_cpu_device_only(monkeypatch):
     assert resolved("auto", single) == resolved("native", single) == "native"
     assert (resolved("lax", single), resolved("shift", single)) == ("lax", "shift")
     assert resolved("auto", jnp.dtype("bfloat16")) == resolved("native", jnp.dtype("bfloat16")) == "shift"
-    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        assert resolved("auto", single) == "shift"
-        with pytest.raises(ValueError, match="mesh has 8 devices"):
-            resolved("native", single)
+    for shards in ({"data_shards": 8}, {"seed_shards": 8}):
+        assert resolved(resolve("auto", single, **shards), single) == "shift"
+        with pytest.raises(UserError, match="mesh has 8 devices"):
+            resolve("native", single, **shards)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert resolved("auto", single) == "lax"
     with pytest.raises(ValueError, match="platform is gpu, not cpu"):

@@ -13,9 +13,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mnet_jax import config, sharding, step
-from mnet_jax.ops import FORMULATIONS
+from mnet_jax.errors import UserError
+from mnet_jax.ops import native
 from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
-from mnet_jax.ops.norm import affine, affine_act, batch_norm_act
+from mnet_jax.ops.formulation import FORMULATIONS, KERNELS, resolve
+from mnet_jax.ops.norm import affine, affine_act, batch_norm_act, number_of_groups
 from mnet_jax.ops.pointwise import dense_conv, pointwise
 
 INF = float("inf")
@@ -219,17 +221,22 @@ def ranks(jaxpr):
                 yield from ranks(inner)
 
 
+def traced_step(runs, batch, devices, formulation, group=2):
+    """The jaxpr of a training step of a small V2."""
+    cfg = config.default()
+    tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": group}
+    config.override(cfg, {f"model.{name}": value for name, value in tiny.items()} | {"model.formulation": formulation})
+    program = step.build(cfg, runs, (0.5,) * 3, (0.25,) * 3, 1, sharding.mesh(runs, batch, jax.devices()[:devices]))
+    seeds, numbers = jnp.arange(runs), jax.tree.map(lambda value: jnp.full(runs, value, jnp.float32), config.knobs(cfg))
+    state = jax.eval_shape(program.init, seeds)
+    shared = jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32)
+    index = (jnp.zeros((runs, 1, batch), jnp.int32),)
+    return jax.make_jaxpr(program.train)(state, numbers, shared, index, jnp.int32(0), jnp.int32(1)).jaxpr
+
+
 def test_ranks_stay_low_in_the_step_of_many_seeds(monkeypatch):
     monkeypatch.setattr("mnet_jax.ops.norm.LOOP_BYTES", 0)
-    cfg = config.default()
-    tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": 2}
-    config.override(cfg, {f"model.{name}": value for name, value in tiny.items()} | {"model.formulation": "shift"})
-    program = step.build(cfg, 3, (0.5,) * 3, (0.25,) * 3, 1, sharding.mesh(3, 4, jax.devices()[:1]))
-    seeds, numbers = jnp.arange(3), jax.tree.map(lambda value: jnp.full(3, value, jnp.float32), config.knobs(cfg))
-    state = jax.eval_shape(program.init, seeds)
-    data = (jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32)), (jnp.zeros((3, 1, 4), jnp.int32),)
-    traced = jax.make_jaxpr(program.train)(state, numbers, *data, jnp.int32(0), jnp.int32(1))
-    assert max(ranks(traced.jaxpr)) == 6
+    assert max(ranks(traced_step(3, 4, 1, "shift"))) == 6
 
 
 @pytest.mark.parametrize("kernel", range(1, 7))
@@ -426,7 +433,8 @@ def test_inference_with_the_batch_statistics_equals_training(dtype, tolerance):
     assert_close(inference, y, tolerance)
 
 
-WAYS = [way for way in FORMULATIONS[1:] if way != "native"]  # which is refused on a mesh
+WAYS = ["auto", "lax", "shift"]  # the others are refused on a mesh
+SINGLE = jnp.dtype("float32")
 
 
 class Sharded:
@@ -471,13 +479,14 @@ def every_op(way):
     return run, kernels
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("native", "pallas")])  # refused on a mesh
+@pytest.mark.parametrize("way", WAYS)
 def test_a_sharded_batch_stays_where_it_is(monkeypatch, way):
     """Eight data shards exchange gradients and statistics, and nothing else."""
     monkeypatch.setattr("mnet_jax.ops.depthwise.ACCUMULATOR_BYTES", 0)  # one image at a time, were it not sharded
     run, kernels = every_op(way)
     x = normal(0, 16, 8, 9, 6)
-    sharded = Sharded((1, 8), run, (x, kernels), (P("data"), P()))
+    run_sharded, _ = every_op(resolve(way, SINGLE, data_shards=8))
+    sharded = Sharded((1, 8), run_sharded, (x, kernels), (P("data"), P()))
     assert set(sharded.kinds) == {"all-reduce"}
     assert max(sharded.sizes) == 3 * 3 * 6 * 5 < x.size // 8
     assert_close(sharded.result, jax.jit(run)(x, kernels), 1e-5)
@@ -490,7 +499,8 @@ def test_seeds_on_the_mesh_never_talk(monkeypatch, way, platform, mesh_shape):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     run, kernels = every_op(way)
     x, kernels = normal(0, 4, 8, 8, 9, 6), jax.tree.map(lambda k: jnp.stack([k, -k, 2 * k, k + 1]), kernels)
-    sharded = Sharded(mesh_shape, jax.vmap(run), (x, kernels), (P("seed", "data"), P("seed")))
+    run_sharded, _ = every_op(resolve(way, SINGLE, data_shards=mesh_shape[1], seed_shards=mesh_shape[0]))
+    sharded = Sharded(mesh_shape, jax.vmap(run_sharded), (x, kernels), (P("seed", "data"), P("seed")))
     assert_close(sharded.result, jax.jit(jax.vmap(run))(x, kernels), 1e-5)
     if mesh_shape[1] == 1:
         assert not sharded.kinds
@@ -501,9 +511,8 @@ def test_seeds_on_the_mesh_never_talk(monkeypatch, way, platform, mesh_shape):
 
 
 def test_lax_cannot_have_seeds_on_the_mesh():
-    mesh = jax.make_mesh((4,), ("seed",), axis_types=(AxisType.Auto,))
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="on 4 devices: allowed are auto, shift"):
-        jax.eval_shape(lambda x: pointwise(x, jnp.ones((3, 2)), "lax"), jnp.ones((1, 2, 2, 3)))
+    with pytest.raises(UserError, match="on 4 devices: allowed are auto, shift"):
+        resolve("lax", SINGLE, seed_shards=4)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -512,20 +521,60 @@ def test_norm_groups_within_a_shard_need_no_statistics_of_others(way, group):
     """8 x 2 images, in 16 or 8 groups: nothing is exchanged for y and dx; in 4 groups, the statistics are."""
     x, affine = normal(0, 16, 3, 3, 4), (normal(1, 4), normal(2, 4))
 
-    def run(x, affine):
+    def run(x, affine, way):
         return gradients(norm_layer(0.0, 6.0, group), x, affine, way)[:2]
 
-    sharded = Sharded((1, 8), run, (x, affine), (P("data"), P()))
+    word = resolve(way, SINGLE, data_shards=8)
+    sharded = Sharded((1, 8), lambda x, affine: run(x, affine, word), (x, affine), (P("data"), P()))
     assert set(sharded.kinds) == ({"all-reduce"} if group == 4 else set())
-    assert_close(sharded.result, jax.jit(run)(x, affine), 1e-5)
+    assert_close(sharded.result, jax.jit(run, static_argnums=2)(x, affine, way), 1e-5)
 
 
 def test_norm_groups_and_shards_divide_one_another():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match="3 norm groups on 8 data shards"):
-        jax.eval_shape(
-            lambda x: norm_layer(0.0, 6.0, 8)(x, (jnp.ones(2), jnp.ones(2)), "auto"), jnp.ones((24, 3, 3, 2))
-        )
+    assert number_of_groups(24, 8) == number_of_groups(24, 8, 3) == 3
+    assert number_of_groups(24, 0, 8) == 1
+    assert number_of_groups(24, 1, 8) == 24
+    with pytest.raises(UserError, match="3 norm groups on 8 data shards"):
+        number_of_groups(24, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("platform", "formulation", "data", "seeds", "word"),
+    [
+        ("cpu", "shift", 1, 1, "shift"),
+        ("cpu", "shift", 1, 4, "shift"),
+        ("cpu", "shift", 2, 1, "shift_parallel"),
+        ("cpu", "auto", 1, 4, "shift"),
+        ("cpu", "auto", 2, 4, "shift_parallel"),
+        ("cpu", "lax", 2, 1, "lax"),
+        ("gpu", "shift", 1, 1, "shift_parallel"),
+        ("gpu", "auto", 1, 1, "gpu"),
+        ("gpu", "auto", 8, 1, "lax_spatial"),
+        ("gpu", "auto", 2, 4, "lax_depthwise"),
+        ("tpu", "auto", 1, 1, "lax_spatial"),
+        ("tpu", "auto", 1, 2, "lax_depthwise"),
+        ("gpu", "lax", 8, 1, "lax"),
+    ],
+)
+def test_the_word_follows_platform_and_mesh(monkeypatch, platform, formulation, data, seeds, word):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert resolve(formulation, SINGLE, data, seeds) == word
+    assert resolve(word, SINGLE, 1, 1) == word
+
+
+def test_every_word_has_kernels():
+    assert set(KERNELS) == set(FORMULATIONS) - {"auto"} | {"shift_parallel", "gpu", "lax_spatial", "lax_depthwise"}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_step_takes_the_formulation_of_its_mesh(devices):
+    compiled = "mnet_jax_norm_depthwise_norm_gradient" in str(traced_step(1, 24, devices, "auto"))
+    assert compiled == (devices == 1 and not native.unavailable())
+
+
+def test_the_step_checks_the_norm_groups_on_its_mesh():
+    with pytest.raises(UserError, match="3 norm groups on 8 data shards"):
+        traced_step(1, 24, 8, "auto", group=8)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import pytest
 from test_native import ONES, assert_close, normal
 
+from mnet_jax.errors import UserError
 from mnet_jax.ops import pallas
 from mnet_jax.ops.bilinear import Geometry
-from mnet_jax.ops.depthwise import GPU, depthwise, output_size, resolve, resolved, shape_class
+from mnet_jax.ops.depthwise import GPU, depthwise, layer_kernel, output_size, resolved, shape_class
+from mnet_jax.ops.formulation import resolve
 
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}  # to compile
 
@@ -117,8 +119,8 @@ def test_pallas_is_for_one_gpu(monkeypatch):
         depthwise(x, k, 1, ONES, "pallas")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert resolved("pallas", x.dtype) == "pallas"
-    with jax.set_mesh(jax.make_mesh((8,), ("data",))), pytest.raises(ValueError, match="mesh has 8 devices"):
-        resolved("pallas", x.dtype)
+    with pytest.raises(UserError, match="mesh has 8 devices"):
+        resolve("pallas", x.dtype, data_shards=8)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="has no Pallas for Triton"):
         resolved("pallas", x.dtype)
@@ -128,8 +130,11 @@ def test_auto_is_what_the_table_of_the_gpu_says(monkeypatch):
     monkeypatch.setitem(GPU, "small, stride 2", "pallas")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     dtype = jnp.dtype("bfloat16")
-    assert [resolve("auto", dtype, shape_class(*of)) for of in ((28, 2), (27, 2), (27, 1))] == ["lax", "pallas", "lax"]
+    assert [layer_kernel("auto", dtype, shape_class(*of)) for of in ((28, 2), (27, 2), (27, 1))] == [
+        "lax",
+        "pallas",
+        "lax",
+    ]
     assert resolved("auto", dtype) == "lax, pallas"
-    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        assert resolved("auto", dtype) == "lax"
+    assert resolved(resolve("auto", dtype, data_shards=8), dtype) == "lax"
     assert resolved("shift", dtype) == "shift"

@@ -41,8 +41,8 @@ def ways(dtype: str) -> list[str]:
     """The formulations that can be had here."""
     import jax.numpy as jnp
 
-    from mnet_jax.ops import FORMULATIONS
     from mnet_jax.ops.depthwise import resolved
+    from mnet_jax.ops.formulation import FORMULATIONS
 
     def had(way: str) -> bool:
         try:

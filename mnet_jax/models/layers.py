@@ -12,8 +12,10 @@ from mnet_jax.errors import UserError
 from mnet_jax.models import specs
 from mnet_jax.models.init import INITS, kernel
 from mnet_jax.models.specs import LayerConfig
-from mnet_jax.ops import accumulator, choose, depthwise, native, norm, norm_depthwise_norm, pointwise
+from mnet_jax.ops import accumulator, depthwise, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
+from mnet_jax.ops.formulation import kernels
+from mnet_jax.ops.norm_depthwise_norm import Affine, norm_depthwise_norm
 
 Bounds = tuple[float | jax.Array, float | jax.Array]
 """(low, high) of the clip that is the activation, as in `specs.ACTIVATIONS`; numbers or traced scalars."""
@@ -220,7 +222,7 @@ class ConvNorm(Conv):
             or callable(act)
             or config.act_bits
             or depthwise.kind != "depthwise"
-            or not native.serves(config.formulation, x_BHWC.dtype)
+            or kernels(config.formulation, x_BHWC.dtype).norm != "native"
         ):
             y_BHWC = self(x_BHWC, act)
             return y_BHWC, depthwise(y_BHWC, act)
@@ -228,8 +230,8 @@ class ConvNorm(Conv):
         y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, config.formulation)
         kernel = depthwise.kernel[...]
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], depthwise.stride, depthwise.padding)
-        inner, outer = (norm_depthwise_norm.Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
-        z_BHWC, *moments = norm_depthwise_norm.norm_depthwise_norm(
+        inner, outer = (Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
+        z_BHWC, *moments = norm_depthwise_norm(
             x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad
         )
         for layer, (mean, var) in zip((self, depthwise), moments, strict=True):
@@ -249,7 +251,7 @@ class ConvNorm(Conv):
         """
         kernel = self.kernel[...]
         gain_C, shift_C = norm.affine(*self._scale_and_bias(), self.mean[...], self.var[...], self.config.norm_eps)
-        if choose(self.config.formulation, accelerator="shift") == "lax":
+        if kernels(self.config.formulation, kernel.dtype).norm == "lax":
             return kernel, gain_C, shift_C
         gain = gain_C.reshape((1,) * (kernel.ndim - 1) + (-1,))  # output channels are the last axis of every kind
         return (kernel.astype(gain.dtype) * gain).astype(kernel.dtype), None, shift_C

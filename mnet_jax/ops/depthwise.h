@@ -1,8 +1,8 @@
 // Depthwise convolution and its two gradients.
 //
 // A row is computed in blocks of up to MAX_BLOCK columns. A block holds one vector of channels per column in
-// registers and goes through the taps of the kernel, so that each result is stored once. Nothing is padded: inputs
-// outside the image count as zero.
+// registers and goes through the taps of the kernel, so that each result is stored once. Nothing is padded:
+// inputs outside the image count as zero.
 
 #pragma once
 
@@ -14,9 +14,9 @@
 
 namespace {
 
-constexpr int MAX_BLOCK = 8;                // so that sums, kernel and input fit into 16 registers
-constexpr int64_t CHUNK_BYTES = 1024;       // of channels at a time, so that the kernel stays in the first cache
-constexpr int64_t TASK_MADDS = 1 << 18;     // multiply-adds of one task: tens of microseconds
+constexpr int MAX_BLOCK = 8;             // so that sums, kernel and input fit into 16 registers
+constexpr int64_t CHUNK_BYTES = 1024;    // of channels at a time: their kernel stays in the first cache
+constexpr int64_t TASK_MADDS = 1 << 18;  // multiply-adds of one task: tens of microseconds
 constexpr int64_t MIN_PART_POSITIONS = 256;
 
 // Lanes of the widest vector that `channels` fill: a power of two, but never 2.
@@ -43,10 +43,10 @@ struct Block {
 // (j, offset): column q of a row meets the kernel's column j at the source's column q * step + offset.
 using ColumnTap = std::pair<int64_t, int64_t>;
 
-// Cuts a row of `columns` columns into blocks. `width` is the source's, `kernel_stride` lies between the kernel's
-// columns, in elements.
-std::vector<Block> cut(int64_t columns, const std::vector<ColumnTap>& taps, int64_t step, int64_t width, int64_t C,
-                       int64_t kernel_stride) {
+// Cuts a row of `columns` columns into blocks. `width` is the source's, `kernel_stride` lies between the
+// kernel's columns, in elements.
+std::vector<Block> cut(int64_t columns, const std::vector<ColumnTap>& taps, int64_t step, int64_t width,
+                       int64_t C, int64_t kernel_stride) {
   const int64_t count = ceil_div(columns, MAX_BLOCK);
   std::vector<Block> blocks;
   for (int64_t i = 0; i < count; ++i) {
@@ -64,15 +64,17 @@ std::vector<Block> cut(int64_t columns, const std::vector<ColumnTap>& taps, int6
   return blocks;
 }
 
-// A source row and the row of the kernel that meets it, or, for `correlate`, where that kernel row's sums are.
+// A source row and the row of the kernel that meets it, or, for `correlate`, where that kernel row's sums
+// are.
 template <class T>
 struct SourceRow {
   const T* source;
   T* kernel;
 };
 
-// One row of the result of `convolve`, or of the second operand of `correlate`, with the source rows that it meets.
-// Strides are in elements: `stride` between neighboring columns of the row, `source_stride` between their inputs.
+// One row of the result of `convolve`, or of the second operand of `correlate`, with the source rows that it
+// meets. Strides are in elements: `stride` between neighboring columns of the row, `source_stride` between
+// their inputs.
 template <class T>
 struct Row {
   std::vector<SourceRow<T>> sources;
@@ -107,7 +109,8 @@ void convolve(const Row<T>& row, const Block& block) {
   }
 }
 
-// kernel += sum over columns of input * row. The last vector's sums are stored behind the others: see `add_parts`.
+// kernel += sum over columns of input * row. The last vector's sums are stored behind the others: see
+// `add_parts`.
 template <class T, int N, int Q, bool EDGE>
 void correlate(const Row<T>& row, const Block& block) {
   using V = Vector<T, N>;
@@ -163,8 +166,8 @@ struct Shape {
   }
 };
 
-// A convolution: its shapes, the padding before rows and columns, the stride, and the dilation, which is the distance
-// between the inputs of neighboring elements of the kernel.
+// A convolution: its shapes, the padding before rows and columns, the stride, and the dilation, which is the
+// distance between the inputs of neighboring elements of the kernel.
 struct Geometry {
   Shape x, kernel, y;
   int64_t top, left, stride, dilation;
@@ -179,7 +182,8 @@ struct Geometry {
     return cut(y.W, taps, stride, x.W, x.C, kernel_stride);
   }
 
-  // The blocks of a row of the gradient to x, for each phase: every stride-th column, since these have the same taps.
+  // The blocks of a row of the gradient to x, for each phase: every stride-th column, since these have the
+  // same taps.
   std::vector<std::vector<Block>> phases() const {
     std::vector<std::vector<Block>> blocks;
     for (int64_t phase = 0; phase < std::min(stride, x.W); ++phase) {
@@ -203,16 +207,17 @@ struct Chunks {
   }
 };
 
-// y[r, w] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * kernel[i, j]; source is x,
-// result is y.
-// Transposed, the gradient to x: source is dy, result is dx, and dx[r, w] is the sum of dy[o, p] * kernel[i, j] over
-// the outputs (o, p) that meet (r, w) with tap (i, j).
+// y[r, w] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * kernel[i, j];
+// source is x, result is y. Transposed, the gradient to x: source is dy, result is dx, and dx[r, w] is the
+// sum of dy[o, p] * kernel[i, j] over the outputs (o, p) that meet (r, w) with tap (i, j).
 template <class T>
-void convolution(ffi::ThreadPool& pool, const Geometry& g, const T* source, T* kernels, T* result, bool transposed) {
+void convolution(ffi::ThreadPool& pool, const Geometry& g, const T* source, T* kernels, T* result,
+                 bool transposed) {
   const Shape from = transposed ? g.y : g.x, to = transposed ? g.x : g.y;
   const int64_t C = to.C, rows = to.B * to.H, images_per_kernel = to.B / g.kernel.B;
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));
-  const int64_t rows_per_task = std::max<int64_t>(1, TASK_MADDS / (to.W * g.kernel.H * g.kernel.W * chunks.size));
+  const int64_t madds_per_row = to.W * g.kernel.H * g.kernel.W * chunks.size;
+  const int64_t rows_per_task = std::max<int64_t>(1, TASK_MADDS / madds_per_row);
   const int64_t phases = transposed ? g.stride : 1, step = transposed ? 1 : g.stride;
   const auto blocks = transposed ? g.phases() : std::vector<std::vector<Block>>{g.blocks(C)};
   parallel_for(pool, ceil_div(rows, rows_per_task) * chunks.count, [&](int64_t task) {
@@ -225,8 +230,9 @@ void convolution(ffi::ThreadPool& pool, const Geometry& g, const T* source, T* k
       for (int64_t i = 0; i < g.kernel.H; ++i) {
         const int64_t offset = i * g.dilation - g.top;
         const int64_t at = transposed ? r - offset : r * g.stride + offset, line = at / phases;
-        if (at >= 0 && at % phases == 0 && line < from.H)
-          row.sources.push_back({source + (image * from.H + line) * from.W * C + c, weights + i * g.kernel.W * C});
+        if (at < 0 || at % phases != 0 || line >= from.H) continue;
+        const T* const start = source + (image * from.H + line) * from.W * C + c;
+        row.sources.push_back({start, weights + i * g.kernel.W * C});
       }
       for (size_t phase = 0; phase < blocks.size(); ++phase) {
         row.start = result + (n * to.W + phase) * C + c;
@@ -239,7 +245,8 @@ void convolution(ffi::ThreadPool& pool, const Geometry& g, const T* source, T* k
 // total[c] = sum over parts, in their order, of what `correlate` left in each for `channels` channels.
 template <class T>
 void add_parts(T* total, const T* sums, int64_t parts, int64_t part_stride, int64_t channels) {
-  const int64_t n = lanes<T>(channels), whole = channels / n * n, repeated = ceil_div(channels, n) * n - channels;
+  const int64_t n = lanes<T>(channels), whole = channels / n * n;
+  const int64_t repeated = ceil_div(channels, n) * n - channels;
   std::fill_n(total, channels, T(0));
   for (int64_t part = 0; part < parts; ++part, sums += part_stride) {
     for (int64_t c = 0; c < whole; ++c) total[c] += sums[c];
@@ -247,8 +254,8 @@ void add_parts(T* total, const T* sums, int64_t parts, int64_t part_stride, int6
   }
 }
 
-// dkernel[i, j] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * dy[r, w]. The rows of
-// dy are cut into parts.
+// dkernel[i, j] = sum of x[r * stride + i * dilation - top, w * stride + j * dilation - left] * dy[r, w]. The
+// rows of dy are cut into parts.
 template <class T>
 void kernel_gradient(ffi::ThreadPool& pool, const Geometry& g, const T* x, T* dy, T* dkernel) {
   const int64_t C = g.y.C, rows = g.y.B / g.kernel.B * g.y.H, taps = g.kernel.H * g.kernel.W;
@@ -268,8 +275,9 @@ void kernel_gradient(ffi::ThreadPool& pool, const Geometry& g, const T* x, T* dy
       row.sources.clear();
       for (int64_t i = 0; i < g.kernel.H; ++i) {
         const int64_t at = r * g.stride + i * g.dilation - g.top;
-        if (at >= 0 && at < g.x.H)
-          row.sources.push_back({x + (image * g.x.H + at) * g.x.W * C + c, part_sums + i * g.kernel.W * tap_stride});
+        if (at < 0 || at >= g.x.H) continue;
+        T* const tap_sums = part_sums + i * g.kernel.W * tap_stride;
+        row.sources.push_back({x + (image * g.x.H + at) * g.x.W * C + c, tap_sums});
       }
       row.start = dy + n * g.y.W * C + c;
       run_row(CORRELATE, row, blocks);

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, pallas, whole_on_cpu
+from mnet_jax.errors import UserError
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, native, pallas
 from mnet_jax.ops.bilinear import Geometry
+from mnet_jax.ops.formulation import kernels
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the rows, then of the columns
 
@@ -25,22 +27,22 @@ def symmetric_padding(kernel: int) -> tuple[int, int]:
 
 
 def pads(hw: Sequence[int], kernel: int, stride: int, style: str) -> Padding:
-    """Explicit padding of an (H, W) input; `style` is "same" or "symmetric", anything else a ValueError."""
+    """Explicit padding of an (H, W) input; `style` is "same" or "symmetric", anything else a UserError."""
     if style == "same":
         return same_padding(hw[0], kernel, stride), same_padding(hw[1], kernel, stride)
     if style == "symmetric":
         return symmetric_padding(kernel), symmetric_padding(kernel)
-    raise ValueError(f"padding={style!r}: allowed are same, symmetric")
+    raise UserError(f"padding={style!r}: allowed are same, symmetric")
 
 
 def output_size(
     hw: Sequence[int], kernel: Sequence[int], stride: int, padding: Padding, dilation: int = 1
 ) -> tuple[int, int]:
-    """(H, W) after a convolution; a kernel whose reach exceeds the padded input is a ValueError."""
+    """(H, W) after a convolution; a kernel whose reach exceeds the padded input is a UserError."""
     reach = [(k - 1) * dilation + 1 for k in kernel]
     room = [n + lo + hi - k for n, k, (lo, hi) in zip(hw, reach, padding, strict=True)]
     if min(room) < 0:
-        raise ValueError(f"kernel {tuple(reach)} is larger than input {tuple(hw)} with padding {padding}")
+        raise UserError(f"kernel {tuple(reach)} is larger than input {tuple(hw)} with padding {padding}")
     return room[0] // stride + 1, room[1] // stride + 1
 
 
@@ -64,7 +66,10 @@ GPU = {
     "small, stride 1": "lax",
     "small, stride 2": "lax",
 }
-"""What "auto" is on a GPU, by `shape_class`; `python -m mnet_jax.bench --part depthwise` finds it."""
+"""What computes on one GPU if the formulation is "auto", by `shape_class`.
+
+`python -m mnet_jax.bench --part depthwise` measures it.
+"""
 
 
 def shape_class(height: int, stride: int) -> str:
@@ -72,26 +77,15 @@ def shape_class(height: int, stride: int) -> str:
     return f"{'large' if height >= 28 else 'small'}, stride {min(stride, 2)}"
 
 
-def resolve(formulation: str, dtype: jnp.dtype, of: str) -> str:
-    """What `depthwise` takes here for shapes of a class.
-
-    On a CPU "auto" is "native" where that can be had, else "shift"; on a GPU as the table says, and "lax" for "pallas"
-    that cannot be had; elsewhere "lax". "pallas" that is asked for and cannot be had is a ValueError, as "native" is.
-    """
-    gpu = formulation == "auto" and jax.default_backend() == "gpu"
-    way = GPU[of] if gpu else choose(formulation)
-    if way == "pallas" and (reason := pallas.refused()):
-        if not gpu:
-            raise ValueError(f"formulation='pallas' cannot be had: {reason}; allowed are auto, lax, shift")
-        way = "lax"
-    if native.serves(formulation, dtype):
-        return "native"
-    return "shift" if way == "native" else way
-
-
 def resolved(formulation: str, dtype: jnp.dtype) -> str:
-    """All that `resolve` says, of shapes of every class."""
-    return ", ".join(dict.fromkeys(resolve(formulation, dtype, of) for of in GPU))
+    """The kernels that compute layers of every class, with a comma between them."""
+    return ", ".join(dict.fromkeys(layer_kernel(formulation, dtype, of) for of in GPU))
+
+
+def layer_kernel(formulation: str, dtype: jnp.dtype, of: str) -> str:
+    """What computes a layer of a class: "lax", "shift", "native" or "pallas"."""
+    kernel = kernels(formulation, dtype).depthwise
+    return GPU[of] if kernel == "table" else kernel
 
 
 def depthwise(
@@ -101,22 +95,20 @@ def depthwise(
 
     The kernel's elements meet pixels `dilation` apart (Chen et al. 2017, equation 1).
 
-    "lax" is XLA's grouped convolution; "shift" sums shifted multiples of the padded input and brings its own
-    gradients; "native" is compiled for this CPU, in float32 and float64, and "shift" in other types; "pallas" is for a
-    GPU. "auto" is as `resolve` says. Channels that differ, a kernel larger than the
-    padded input, or "native" or "pallas" where they cannot be had, are a ValueError.
+    `formulation` is a word of `formulation.resolve`. Channels that differ, a kernel larger than the padded input, or a
+    formulation that cannot be had, are a UserError.
     """
     if x_BHWC.shape[-1] != kernel_KKC.shape[-1]:
-        raise ValueError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
+        raise UserError(f"input {x_BHWC.shape} and depthwise kernel {kernel_KKC.shape} differ in channels")
     assert x_BHWC.dtype == kernel_KKC.dtype, (x_BHWC.dtype, kernel_KKC.dtype)
     size = output_size(x_BHWC.shape[1:3], kernel_KKC.shape[:2], stride, padding, dilation)
-    way = resolve(formulation, x_BHWC.dtype, shape_class(x_BHWC.shape[1], stride))
-    if way in ("native", "pallas"):
+    kernel = layer_kernel(formulation, x_BHWC.dtype, shape_class(x_BHWC.shape[1], stride))
+    if kernel in ("native", "pallas"):
         shapes = x_BHWC.shape, kernel_KKC.shape, (x_BHWC.shape[0], *size, x_BHWC.shape[3])
         geometry = Geometry(shapes, padding[0][0], padding[1][0], stride, dilation)
-        return (native if way == "native" else pallas).depthwise(x_BHWC, kernel_KKC, geometry)
-    if way != "lax":
-        return _shift(x_BHWC, kernel_KKC, stride, padding, dilation)
+        return (native if kernel == "native" else pallas).depthwise(x_BHWC, kernel_KKC, geometry)
+    if kernel == "shift":
+        return _shift(x_BHWC, kernel_KKC, stride, padding, dilation, kernels(formulation, x_BHWC.dtype).loops)
     return lax.conv_general_dilated(
         x_BHWC,
         kernel_KKC[:, :, None],
@@ -153,27 +145,33 @@ def _taps(
     return [(i, j, window(padded_BHWC, (i * dilation, j * dilation), size, stride)) for i, j in elements]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _shift(x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _shift(
+    x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int, loops: bool
+) -> jax.Array:
     kernel = kernel_KKC.shape[:2]
     size = output_size(x_BHWC.shape[1:3], kernel, stride, padding, dilation)
     return _weighted_sum(_taps(x_BHWC, kernel, size, stride, padding, dilation), kernel_KKC)
 
 
 def _forward(
-    x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int
+    x_BHWC: jax.Array, kernel_KKC: jax.Array, stride: int, padding: Padding, dilation: int, loops: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shift(x_BHWC, kernel_KKC, stride, padding, dilation), (x_BHWC, kernel_KKC)
+    return _shift(x_BHWC, kernel_KKC, stride, padding, dilation, loops), (x_BHWC, kernel_KKC)
 
 
 def _backward(
-    stride: int, padding: Padding, dilation: int, residuals: tuple[jax.Array, jax.Array], dy_BHWC: jax.Array
+    stride: int,
+    padding: Padding,
+    dilation: int,
+    loops: bool,
+    residuals: tuple[jax.Array, jax.Array],
+    dy_BHWC: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x_BHWC, kernel_KKC = residuals
-    return (
-        _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, x_BHWC.shape[1:3]),
-        _kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel_KKC.shape[:2]),
-    )
+    dx_BHWC = _input_gradient(dy_BHWC, kernel_KKC, stride, padding, dilation, x_BHWC.shape[1:3])
+    kernel_gradient = _kernel_gradient_by_rows if loops else _kernel_gradient
+    return dx_BHWC, kernel_gradient(x_BHWC, dy_BHWC, stride, padding, dilation, kernel_KKC.shape[:2])
 
 
 _shift.defvjp(_forward, _backward)
@@ -224,9 +222,7 @@ def _input_gradient(
 def _kernel_gradient(
     x_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, padding: Padding, dilation: int, kernel: tuple[int, ...]
 ) -> jax.Array:
-    """Gradient to the kernel: in a loop where one CPU has the whole batch, else as a sum per tap."""
-    if whole_on_cpu():
-        return _kernel_gradient_by_rows(pad(x_BHWC, padding), dy_BHWC, stride, dilation, kernel)
+    """Gradient to the kernel, as a sum per tap."""
     taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding, dilation)
     dtype = accumulator(x_BHWC.dtype)
     sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
@@ -234,12 +230,13 @@ def _kernel_gradient(
 
 
 def _kernel_gradient_by_rows(
-    padded_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, dilation: int, kernel: tuple[int, ...]
+    x_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, padding: Padding, dilation: int, kernel: tuple[int, ...]
 ) -> jax.Array:
-    """A loop over image blocks and output rows, one sum per column of the kernel: nothing leaves the caches.
+    """The same in a loop over image blocks and output rows, whose arrays stay in the caches.
 
-    A sum is [block, K, Wo, C]: the K input rows that meet an output row go in at once.
+    One sum per column of the kernel, [block, K, Wo, C]: the K input rows that meet an output row go in at once.
     """
+    padded_BHWC = pad(x_BHWC, padding)
     B, rows, columns, C = dy_BHWC.shape
     dtype = accumulator(dy_BHWC.dtype)
     most = max(1, ACCUMULATOR_BYTES // (kernel[0] * columns * C * dtype.itemsize))

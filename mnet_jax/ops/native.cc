@@ -87,12 +87,13 @@ void run_norm_gradient(ffi::ThreadPool& pool, const Call<T>& call, double eps) {
 // The groups of `group` images each.
 Groups groups_of_images(Shape images, int64_t seeds, int64_t group) {
   const int64_t image = images.H * images.W, count = images.B / group;
-  return Groups(count, count / seeds, group * image, images.C, image * images.C <= MAX_WHOLE_IMAGE ? image : images.W);
+  const int64_t multiple = image * images.C <= MAX_WHOLE_IMAGE ? image : images.W;
+  return Groups(count, count / seeds, group * image, images.C, multiple);
 }
 
 template <class T>
-void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group, int64_t top,
-                             int64_t left, int64_t stride, int64_t dilation) {
+void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group,
+                             int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high] = call.template arguments<8>();
   const auto [z, y, mean, var, outer_mean, outer_var] = call.template results<6>();
   const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
@@ -101,14 +102,15 @@ void run_norm_depthwise_norm(ffi::ThreadPool& pool, const Call<T>& call, double 
   moments<T>(pool, groups, x, mean, var);
   const NormLayer<T> norm(groups, mean, var, scale, bias, low, high, eps);
   norm_depthwise<T>(pool, g, norm, x, kernel, outer_groups, y, outer_mean, outer_var);
-  NormLayer<T>(outer_groups, outer_mean, outer_var, outer_scale, outer_bias, low, high, eps).apply(pool, y, z);
+  const NormLayer<T> outer(outer_groups, outer_mean, outer_var, outer_scale, outer_bias, low, high, eps);
+  outer.apply(pool, y, z);
 }
 
 template <class T>
 void run_norm_depthwise_norm_gradient(ffi::ThreadPool& pool, const Call<T>& call, double eps, int64_t group,
                                       int64_t top, int64_t left, int64_t stride, int64_t dilation) {
-  const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high, y, mean, var, outer_mean, outer_var, dz] =
-      call.template arguments<14>();
+  const auto [x, scale, bias, kernel, outer_scale, outer_bias, low, high, y, mean, var, outer_mean, outer_var,
+              dz] = call.template arguments<14>();
   const auto [dx, dscale, dbias, dkernel, douter_scale, douter_bias] = call.template results<6>();
   const Geometry g{Shape(x.buffer), Shape(kernel.buffer), Shape(y.buffer), top, left, stride, dilation};
   const Groups groups = groups_of_images(g.x, g.kernel.B, group);
@@ -130,16 +132,19 @@ ffi::Error with_type(ffi::RemainingArgs args, ffi::RemainingRets rets, const Run
   return ffi::Error::Success();
 }
 
-ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t wrt,
-                            int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+ffi::Error handle_depthwise(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                            int64_t wrt, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
   if ((**rets.get<ffi::AnyBuffer>(0)).element_count() == 0) return ffi::Error::Success();
-  return with_type(args, rets, [&](auto call) { run_depthwise(pool, call, wrt, top, left, stride, dilation); });
+  return with_type(args, rets, [&](auto call) {
+    run_depthwise(pool, call, wrt, top, left, stride, dilation);
+  });
 }
 
-// The same, of operations that begin with a norm, which has no statistics of an empty array.
+// The same for operations that begin with a norm: an empty array has no statistics.
 template <class Run>
 ffi::Error with_norm(ffi::RemainingArgs args, ffi::RemainingRets rets, const Run& run) {
-  if ((*args.get<ffi::AnyBuffer>(0)).element_count() == 0) return ffi::Error::InvalidArgument("a norm of nothing");
+  if ((*args.get<ffi::AnyBuffer>(0)).element_count() == 0)
+    return ffi::Error::InvalidArgument("a norm of an empty array");
   return with_type(args, rets, run);
 }
 
@@ -147,20 +152,25 @@ ffi::Error handle_norm(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   return with_norm(args, rets, [&](auto call) { run_norm(pool, call, eps); });
 }
 
-ffi::Error handle_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double eps) {
+ffi::Error handle_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                                double eps) {
   return with_norm(args, rets, [&](auto call) { run_norm_gradient(pool, call, eps); });
 }
 
 ffi::Error handle_norm_depthwise_norm(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                                      double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
-  return with_norm(args, rets,
-                   [&](auto call) { run_norm_depthwise_norm(pool, call, eps, group, top, left, stride, dilation); });
+                                      double eps, int64_t group, int64_t top, int64_t left, int64_t stride,
+                                      int64_t dilation) {
+  return with_norm(args, rets, [&](auto call) {
+    run_norm_depthwise_norm(pool, call, eps, group, top, left, stride, dilation);
+  });
 }
 
-ffi::Error handle_norm_depthwise_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                                               double eps, int64_t group, int64_t top, int64_t left, int64_t stride, int64_t dilation) {
-  return with_norm(args, rets,
-                   [&](auto call) { run_norm_depthwise_norm_gradient(pool, call, eps, group, top, left, stride, dilation); });
+ffi::Error handle_norm_depthwise_norm_gradient(ffi::ThreadPool pool, ffi::RemainingArgs args,
+                                               ffi::RemainingRets rets, double eps, int64_t group,
+                                               int64_t top, int64_t left, int64_t stride, int64_t dilation) {
+  return with_norm(args, rets, [&](auto call) {
+    run_norm_depthwise_norm_gradient(pool, call, eps, group, top, left, stride, dilation);
+  });
 }
 
 auto arrays() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets(); }

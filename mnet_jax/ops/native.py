@@ -17,24 +17,6 @@ TARGETS = ("depthwise", "norm", "norm_gradient", "norm_depthwise_norm", "norm_de
 """The handlers that native.cc defines."""
 
 
-def serves(formulation: str, dtype: jnp.dtype) -> bool:
-    """Whether the compiled operations are the ones to call: asked for or "auto", in float32 or float64, on one CPU.
-
-    "native" that cannot be had here is a ValueError.
-    """
-    if formulation not in ("auto", "native") or dtype not in (jnp.float32, jnp.float64):
-        return False
-    if jax.default_backend() != "cpu":
-        reason = f"the platform is {jax.default_backend()}, not cpu"
-    elif (devices := jax.sharding.get_abstract_mesh().size) > 1:
-        reason = f"the mesh has {devices} devices, and XLA would gather what they hold"
-    else:
-        reason = unavailable()
-    if reason and formulation == "native":
-        raise ValueError(f"formulation='native' cannot be had: {reason}; allowed are auto, lax, shift")
-    return not reason
-
-
 def call(
     target: str,
     results: Any,
@@ -42,7 +24,7 @@ def call(
     attributes: Mapping[str, int | float],
     in_place: Mapping[int, int] | None = None,
 ) -> Any:
-    """Runs a compiled operation, where `serves` said so; axes that vmap adds come first, in all of its arrays.
+    """Runs a compiled operation, where it is available; axes that vmap adds come first, in all of its arrays.
 
     Attributes that are int or float in Python are int64 and double in C++. `in_place` maps arrays to the results that
     take their memory, by their indices.
@@ -86,7 +68,7 @@ def differentiable(forward: Callable, backward: Callable, reference: Callable) -
 
 
 def depthwise(x_BHWC: jax.Array, kernel_KKC: jax.Array, geometry: Geometry) -> jax.Array:
-    """y_BHWC, where `serves` said so; differentiable any number of times."""
+    """y_BHWC in float32 or float64, where that is available; differentiable any number of times."""
     return derivative(_compute, Y, geometry, x_BHWC, kernel_KKC)
 
 
@@ -95,9 +77,15 @@ def _compute(wrt: int, geometry: Geometry, a: jax.Array, b: jax.Array) -> jax.Ar
     return call("depthwise", [result], a, b, attributes={"wrt": wrt} | geometry.numbers())[0]
 
 
-@functools.cache
 def unavailable() -> str:
     """Why there are no compiled operations, or "" where they are: then they have been built and registered."""
+    if jax.default_backend() != "cpu":
+        return f"the platform is {jax.default_backend()}, not cpu"
+    return _register()
+
+
+@functools.cache
+def _register() -> str:
     try:
         handlers = library.load(TARGETS)
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 // Batch normalization with the clip behind it, and its gradient.
 //
-// An array is groups of M positions of C channels; each group is normalized by its own statistics. The positions of a
-// group are cut into parts. Passes over an array alternate in direction, so that a pass begins with what the pass
-// before it left in the caches.
+// An array is groups of M positions of C channels; each group is normalized by its own statistics. The
+// positions of a group are cut into parts. Passes over an array alternate in direction, so that a pass begins
+// with what the pass before it left in the caches.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int BLOCK = 8;  // positions at a time, so that vectors of parameters are loaded once for all of them
+constexpr int BLOCK = 8;  // positions at a time, for which vectors of parameters are loaded once
 constexpr int64_t MIN_PART_ELEMENTS = 1 << 15;
 
 // `count` groups, `per_seed` of them for each seed, in parts that are multiples of `multiple` positions.
@@ -42,14 +42,16 @@ struct Groups {
   }
 };
 
-// body(N, c) for vectors of N channels from c on, as wide as fit, which cover the channels from `begin` to `end`.
+// body(N, c) for vectors of N channels from c on, as wide as fit, which cover the channels from `begin` to
+// `end`.
 template <int N, class Body>
 inline void over_channels(int64_t begin, int64_t end, const Body& body) {
   for (; begin + N <= end; begin += N) body(std::integral_constant<int, N>(), begin);
   if constexpr (N > 1) over_channels<N / 2>(begin, end, body);
 }
 
-// body(Q, N, m, c) for blocks of Q positions from m on and N channels from c on; Q is a constant but for the last.
+// body(Q, N, m, c) for blocks of Q positions from m on and N channels from c on; Q is a constant but for the
+// last.
 template <class T, class Body>
 inline void over_positions(int64_t size, int64_t C, const Body& body) {
   const auto block = [&](auto Q, int64_t m) {
@@ -60,8 +62,8 @@ inline void over_positions(int64_t size, int64_t C, const Body& body) {
   if (m < size) block(static_cast<int>(size - m), m);
 }
 
-// Loads a vector and prefetches the one `ahead` elements further on: the processor does not foresee the jumps between
-// blocks of positions.
+// Loads a vector and prefetches the one `ahead` elements further on: the processor does not foresee the jumps
+// between blocks of positions.
 template <class T, int N>
 inline typename Vector<T, N>::type stream(const T* from, int64_t ahead) {
   __builtin_prefetch(from + ahead);
@@ -73,13 +75,16 @@ inline void add(T* to, typename Vector<T, N>::type v) {
   Vector<T, N>::store(to, Vector<T, N>::load(to) + v);
 }
 
-// Three rows of C numbers for each part: two sums, and the shift K that `add_powers` subtracts, near the part's mean.
+// Three rows of C numbers for each part: two sums, and the shift K that `add_powers` subtracts, near the
+// part's mean.
 template <class T>
 struct Sums {
   const Groups& groups;
   std::vector<T> parts;
   explicit Sums(const Groups& groups) : groups(groups), parts(groups.count * groups.parts * 3 * groups.C) {}
-  T* part(int64_t group, int64_t index) { return parts.data() + (group * groups.parts + index) * 3 * groups.C; }
+  T* part(int64_t group, int64_t index) {
+    return parts.data() + (group * groups.parts + index) * 3 * groups.C;
+  }
 };
 
 // K = the mean of the first positions.
@@ -136,8 +141,9 @@ void moments(ffi::ThreadPool& pool, const Groups& groups, const T* x, T* mean, T
   join_moments(sums, mean, var);
 }
 
-// One group's layer: y = clip((x - mean) * gain + bias), and its gradient. With g, the gradient dy where the clip lets
-// it through and 0 elsewhere, dx = g * gain - (x - mean) * correlation - mean_gradient. Arrays are [C].
+// One group's layer: y = clip((x - mean) * gain + bias), and its gradient. With g, the gradient dy where the
+// clip lets it through and 0 elsewhere, dx = g * gain - (x - mean) * correlation - mean_gradient. Arrays are
+// [C].
 template <class T>
 struct GroupNormalizer {
   const T *mean, *gain, *bias, *correlation, *mean_gradient;
@@ -227,8 +233,8 @@ struct NormLayer {
 
   GroupNormalizer<T> normalizer(int64_t group) const {
     const int64_t at = group * groups.C, seed = groups.seed(group);
-    return {mean + at, gain.data() + at, bias + seed * groups.C, correlation.data() + at, mean_gradient.data() + at,
-            low[seed], high[seed]};
+    return {mean + at, gain.data() + at, bias + seed * groups.C, correlation.data() + at,
+            mean_gradient.data() + at, low[seed], high[seed]};
   }
 
   void apply(ffi::ThreadPool& pool, const T* x, T* y) const {
@@ -238,7 +244,8 @@ struct NormLayer {
     });
   }
 
-  // From the sums of `add_gradient`: the gradients to scale and bias, and the two terms that the gradient to x takes.
+  // From the sums of `add_gradient`: the gradients to scale and bias, and the two terms that the gradient to
+  // x takes.
   void join_gradient(Sums<T>& sums, T* dscale, T* dbias) {
     const int64_t C = groups.C;
     std::fill_n(dscale, groups.count / groups.per_seed * C, T(0));
@@ -259,7 +266,8 @@ struct NormLayer {
     Sums<T> sums(groups);
     groups.for_each_part(pool, true, [&](int64_t group, int64_t part) {
       const int64_t start = groups.start(group, part);
-      normalizer(group).add_gradient(x + start, dy + start, groups.size(part), groups.C, sums.part(group, part));
+      T* const part_sums = sums.part(group, part);
+      normalizer(group).add_gradient(x + start, dy + start, groups.size(part), groups.C, part_sums);
     });
     join_gradient(sums, dscale, dbias);
   }

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, choose, native, shards, whole_on_cpu
+from mnet_jax.errors import UserError
+from mnet_jax.ops import ACCUMULATOR_BYTES, UNROLL, accumulator, native
+from mnet_jax.ops.formulation import kernels
 
 Bound = float | jax.Array
 
@@ -29,31 +31,44 @@ def batch_norm_act(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes by the statistics of the batch, then clips to [low, high].
 
-    Statistics are those of `group` consecutive samples, 0 = the whole batch, in float32 or wider; a batch
-    that `group` does not divide is a ValueError, and so are a number of groups and one of data shards where neither
-    divides the other. Where no group lies on two shards, y_BHWC and the gradient to x need no communication.
+    Statistics are those of `group` consecutive samples, 0 = the whole batch, in float32 or wider; a batch that `group`
+    does not divide is a UserError. Where no group lies on two shards of the batch, y_BHWC and the gradient to x need no
+    communication.
     The bounds may be traced; the gradient of the clip is `(low < y) & (y < high)`, zero at the bounds as ReLU6
     has it. Returns y_BHWC in x's type, then mean_C and biased var_C, averaged over the groups; no gradient flows
     through those two.
 
-    "lax" is plain arithmetic under autodiff; the others, on every platform, bring their own gradient, and "native",
-    or "auto" where `native.serves`, is compiled.
+    `formulation` is a word of `formulation.resolve`.
     """
     B, _, _, C = x_BHWC.shape
-    group = group or B
-    if group < 0 or B % group:
-        raise ValueError(f"norm group {group} does not divide the batch of {B}; 0 takes the whole batch")
-    groups, data = B // group, shards("data")
-    if groups % data and data % groups:
-        raise ValueError(f"{groups} norm groups on {data} data shards: allowed are numbers that divide one another")
-    x_GMC = x_BHWC.reshape(groups, -1, C)
+    x_GMC = x_BHWC.reshape(number_of_groups(B, group), -1, C)
     low, high = (jnp.asarray(bound, accumulator(x_BHWC.dtype)) for bound in (low, high))
-    norm = _plain if choose(formulation, accelerator="shift") == "lax" else _fused
-    if native.serves(formulation, x_BHWC.dtype):
-        norm, scale_C, bias_C = _native, scale_C.astype(x_BHWC.dtype), bias_C.astype(x_BHWC.dtype)
-    y_GMC, mean_G1C, var_G1C = norm(x_GMC, scale_C, bias_C, low, high, eps)
+    choice = kernels(formulation, x_BHWC.dtype)
+    if choice.norm == "lax":
+        y_GMC, mean_G1C, var_G1C = _plain(x_GMC, scale_C, bias_C, low, high, eps)
+    elif choice.norm == "native":
+        scale_C, bias_C = scale_C.astype(x_BHWC.dtype), bias_C.astype(x_BHWC.dtype)
+        y_GMC, mean_G1C, var_G1C = _native(x_GMC, scale_C, bias_C, low, high, eps)
+    else:
+        y_GMC, mean_G1C, var_G1C = _fused(x_GMC, scale_C, bias_C, low, high, eps, choice.loops)
     mean_C, var_C = (lax.stop_gradient(jnp.mean(moment, (0, 1))) for moment in (mean_G1C, var_G1C))
     return y_GMC.reshape(x_BHWC.shape), mean_C, var_C
+
+
+def number_of_groups(batch: int, group: int, data_shards: int = 1) -> int:
+    """Of a batch on `data_shards` devices, in groups of `group` samples each; 0 = one group.
+
+    Raises UserError where `group` does not divide the batch, or where of groups and shards neither number divides the
+    other: XLA would gather the batch.
+    """
+    if group < 0 or batch % (group or batch):
+        raise UserError(f"norm group {group} does not divide the batch of {batch}; 0 takes the whole batch")
+    groups = batch // (group or batch)
+    if groups % data_shards and data_shards % groups:
+        raise UserError(
+            f"{groups} norm groups on {data_shards} data shards: allowed are numbers that divide one another"
+        )
+    return groups
 
 
 def normalized(
@@ -65,9 +80,9 @@ def normalized(
     eps: float,
     group: int,
 ) -> jax.Array:
-    """y_BHWC of `batch_norm_act` in plain JAX, where `group` divides the batch and the bounds are arrays."""
+    """y_BHWC of `batch_norm_act` in plain JAX on one CPU, where `group` divides the batch and the bounds are arrays."""
     x_GMC = x_BHWC.reshape(x_BHWC.shape[0] // group, -1, x_BHWC.shape[3])
-    return _fused(x_GMC, scale_C, bias_C, low, high, eps)[0].reshape(x_BHWC.shape)
+    return _fused(x_GMC, scale_C, bias_C, low, high, eps, True)[0].reshape(x_BHWC.shape)
 
 
 def affine(
@@ -91,22 +106,22 @@ def affine_act(x_BHWC: jax.Array, gain_C: jax.Array | None, shift_C: jax.Array, 
 
 
 def _block(x_GMC: jax.Array) -> int:
-    """Rows a turn of a loop over x_GMC, such that its turns are a multiple of UNROLL; 0 = better without a loop."""
+    """Rows that an iteration of a loop over x_GMC takes, such that UNROLL divides the iterations; 0 = no loop."""
     G, M, C = x_GMC.shape
-    if not whole_on_cpu() or x_GMC.size * x_GMC.dtype.itemsize < LOOP_BYTES:
+    if x_GMC.size * x_GMC.dtype.itemsize < LOOP_BYTES:
         return 0
     most = ACCUMULATOR_BYTES // (G * C * accumulator(x_GMC.dtype).itemsize)
     return max((rows for rows in range(most // 4 + 1, most + 1) if M % (rows * UNROLL) == 0), default=0)
 
 
-def _sum_rows(terms: Callable, *arrays_GMC: jax.Array) -> list[jax.Array]:
+def _sum_rows(terms: Callable, loops: bool, *arrays_GMC: jax.Array) -> list[jax.Array]:
     """Sums of the arrays that `terms` makes of rows, each [G, 1, C].
 
-    Large arrays that one CPU has are summed in a loop over blocks of rows: one pass that writes nothing, since XLA:CPU
+    With `loops`, large arrays are summed in a loop over blocks of rows: one pass that writes nothing, since XLA:CPU
     would write out what it then sums.
     """
     first_GMC = arrays_GMC[0]
-    (G, M, C), rows, dtype = first_GMC.shape, _block(first_GMC), accumulator(first_GMC.dtype)
+    (G, M, C), rows, dtype = first_GMC.shape, _block(first_GMC) if loops else 0, accumulator(first_GMC.dtype)
     if not rows:
         return [jnp.sum(term, 1, keepdims=True) for term in terms(*arrays_GMC)]
 
@@ -138,7 +153,7 @@ def _moments_in_one_pass(x_GMC: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_GMC = x_GMC.astype(first_G1C.dtype) - first_G1C
         return x_GMC, jnp.square(x_GMC)
 
-    offset_G1C, square_G1C = (total / x_GMC.shape[1] for total in _sum_rows(powers, x_GMC))
+    offset_G1C, square_G1C = (total / x_GMC.shape[1] for total in _sum_rows(powers, True, x_GMC))
     return first_G1C + offset_G1C, jnp.maximum(square_G1C - jnp.square(offset_G1C), 0)
 
 
@@ -166,26 +181,28 @@ def _plain(
     return y_GMC, mean_G1C, var_G1C
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _fused(
-    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float, loops: bool
 ) -> Normalized:
-    return _forward(x_GMC, scale_C, bias_C, low, high, eps)[0]
+    return _forward(x_GMC, scale_C, bias_C, low, high, eps, loops)[0]
 
 
 def _forward(
-    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float
+    x_GMC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, low: jax.Array, high: jax.Array, eps: float, loops: bool
 ) -> tuple[Normalized, tuple[jax.Array, ...]]:
-    mean_G1C, var_G1C = (_moments_in_one_pass if _block(x_GMC) else _moments)(x_GMC)
+    mean_G1C, var_G1C = (_moments_in_one_pass if loops and _block(x_GMC) else _moments)(x_GMC)
     z_GMC = _affine(_normal(x_GMC, mean_G1C, var_G1C, eps), scale_C, bias_C)
     y_GMC = jnp.clip(z_GMC, low, high).astype(x_GMC.dtype)
     return (y_GMC, mean_G1C, var_G1C), (x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high)
 
 
-def _backward(eps: float, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def _backward(
+    eps: float, loops: bool, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
     x_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high = residuals
     dy_GMC = lax.optimization_barrier(cotangents[0])  # else XLA:CPU computes it anew in each of its three uses
-    gradients = _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps)
+    gradients = _gradients(x_GMC, dy_GMC, mean_G1C, var_G1C, scale_C, bias_C, low, high, eps, loops)
     return *gradients, jnp.zeros_like(low), jnp.zeros_like(high)
 
 
@@ -199,6 +216,7 @@ def _gradients(
     low: jax.Array,
     high: jax.Array,
     eps: float,
+    loops: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients to x, scale and bias."""
 
@@ -209,7 +227,7 @@ def _gradients(
         # The mask goes last: XLA:CPU sums a bare product 70 times slower where an axis before M has length 1.
         return jnp.where(inside_GMC, dy_GMC, 0), jnp.where(inside_GMC, dy_GMC * normal_GMC, 0)
 
-    dbias_G1C, dscale_G1C = _sum_rows(terms, x_GMC, dy_GMC)
+    dbias_G1C, dscale_G1C = _sum_rows(terms, loops, x_GMC, dy_GMC)
     gain_G1C = scale_C.astype(mean_G1C.dtype)[None, None] * lax.rsqrt(var_G1C + eps)
     normal_GMC = _normal(x_GMC, mean_G1C, var_G1C, eps)
     M = x_GMC.shape[1]
@@ -243,5 +261,5 @@ def _native(
         dy_becomes_dx = {len(arrays) - 1: 0}
         return native.call("norm_gradient", results, *arrays, attributes=attributes, in_place=dy_becomes_dx)
 
-    operation = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps)[0])
+    operation = native.differentiable(forward, backward, lambda *operands: _fused(*operands, eps, True)[0])
     return operation(x_GMC, scale_C, bias_C, low, high)

@@ -1,7 +1,8 @@
 // A depthwise convolution between two norms, each with its clip, and the gradient of the three.
 //
 // The first norm's output and the gradient to the second norm's input are computed a row at a time, when the
-// convolution comes to the row, and are never written to memory: a ring buffer has the rows that the kernel spans.
+// convolution comes to the row, and are never written to memory: a ring buffer has the rows that the kernel
+// spans.
 
 #pragma once
 
@@ -42,7 +43,8 @@ void norm_depthwise(ffi::ThreadPool& pool, const Geometry& g, const NormLayer<T>
     T* const weights = kernel + norm.groups.seed(group) * K * g.kernel.W * C;
     RingBuffer<T> ring(reach, width);
     Row<T> row{{}, g.stride * C, 0, nullptr, C};
-    const int64_t first = y_groups.start(group, part) / (g.y.W * C), last = first + y_groups.size(part) / g.y.W;
+    const int64_t first = y_groups.start(group, part) / (g.y.W * C);
+    const int64_t last = first + y_groups.size(part) / g.y.W;
     for (int64_t n = first; n < last; ++n) {
       const int64_t image = n / g.y.H, r = n % g.y.H, from = r * g.stride - g.top;
       if (r == 0) ring.next = 0;
@@ -54,7 +56,8 @@ void norm_depthwise(ffi::ThreadPool& pool, const Geometry& g, const NormLayer<T>
         row.sources.clear(), row.channels = std::min(chunks.size, C - c), row.start = to + c;
         for (int64_t i = 0; i < K; ++i) {
           const int64_t at = from + i * g.dilation;
-          if (at >= 0 && at < g.x.H) row.sources.push_back({ring.row(at) + c, weights + i * g.kernel.W * C + c});
+          if (at < 0 || at >= g.x.H) continue;
+          row.sources.push_back({ring.row(at) + c, weights + i * g.kernel.W * C + c});
         }
         run_row(CONVOLVE, row, blocks);
       }
@@ -65,12 +68,12 @@ void norm_depthwise(ffi::ThreadPool& pool, const Geometry& g, const NormLayer<T>
   join_moments(sums, mean, var);
 }
 
-// From dz, the gradient to the second norm's output: the gradients to x, to the first norm's parameters and to the
-// kernel. `outer` is the second norm, its gradients to scale and bias already computed.
+// From dz, the gradient to the second norm's output: the gradients to x, to the first norm's parameters and
+// to the kernel. `outer` is the second norm, its gradients to scale and bias already computed.
 template <class T>
-void norm_depthwise_gradient(ffi::ThreadPool& pool, const Geometry& g, NormLayer<T>& norm, const T* x, T* kernel,
-                             const NormLayer<T>& outer, const T* y, const T* dz, T* dx, T* dscale, T* dbias,
-                             T* dkernel) {
+void norm_depthwise_gradient(ffi::ThreadPool& pool, const Geometry& g, NormLayer<T>& norm, const T* x,
+                             T* kernel, const NormLayer<T>& outer, const T* y, const T* dz, T* dx, T* dscale,
+                             T* dbias, T* dkernel) {
   const Groups& groups = norm.groups;
   const int64_t C = g.x.C, reach = g.reach(), taps = g.kernel.H * g.kernel.W, width = g.y.W * C;
   const Chunks chunks(C, CHUNK_BYTES / sizeof(T));

@@ -28,12 +28,10 @@ Phase = Sequence[tuple[int, int]]
 """What outputs at up * q + a take of one axis: (i, o) for kernel[i] and in[down * q + o]."""
 
 
-def refused() -> str:
-    """Why the kernels cannot be had while tracing, or ""."""
+def unavailable() -> str:
+    """Why the kernels cannot be had, or ""."""
     if jax.default_backend() != "gpu":
         return f"the platform is {jax.default_backend()}, not gpu"
-    if (devices := jax.sharding.get_abstract_mesh().size) > 1:
-        return f"the mesh has {devices} devices, and XLA would gather what they hold"
     if not importlib.util.find_spec("jax.experimental.pallas.triton"):
         return f"jax {jax.__version__} has no Pallas for Triton, which 0.11 deprecates"
     return ""

@@ -13,15 +13,16 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Sums over an array are cut into at most this many parts. Parts depend on shapes alone and are added in order, so
-// that the bits do not depend on the number of threads.
+// Sums over an array are cut into at most this many parts. Parts depend on shapes alone and are added in
+// order, so that the bits do not depend on the number of threads.
 constexpr int64_t MAX_PARTS = 32;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Runs body(0) .. body(tasks - 1), each once, on this thread and on those of XLA's pool that are free meanwhile.
-// The caller takes tasks until none is left and then waits for the tasks that other threads have begun, but never for
-// a thread to become free. A thread that comes later finds no task and touches only the counters, which it keeps alive.
+// Runs body(0) .. body(tasks - 1), each once, on this thread and on those of XLA's pool that are free
+// meanwhile. The caller takes tasks until none is left and then waits for the tasks that other threads have
+// begun, but never for a thread to become free. A thread that comes later finds no task and touches only the
+// counters, which it keeps alive.
 template <class Body>
 void parallel_for(ffi::ThreadPool& pool, int64_t tasks, const Body& body) {
   struct Counters {
