@@ -22,8 +22,7 @@ def check_folder(flag: str, folder: Path) -> None:
     """Makes a folder for output where it is missing; raises UserError where no file can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _write_into(folder)
     except OSError as error:
         raise UserError(f"{flag} {folder}: {error.strerror}; allowed: a folder that can be written") from error
 
@@ -34,4 +33,13 @@ def check_file(flag: str, file: Path, suffixes: Sequence[str]) -> None:
         raise UserError(f"{flag} {file} is a folder; allowed: a file, {' or '.join(suffixes)}")
     if file.suffix not in suffixes:
         raise UserError(f"{flag} {file}; allowed: a file, {' or '.join(suffixes)}")
-    check_folder(flag, file.parent)
+    try:
+        _write_into(file.parent)
+    except OSError as error:
+        raise UserError(f"{flag} {file}: {error.strerror}; allowed: a file in a folder that can be written") from error
+
+
+def _write_into(folder: Path) -> None:
+    """Raises OSError where no file can be written into an existing folder."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass

@@ -17,6 +17,7 @@ from mnet_jax.bench.contenders import nnx
 from mnet_jax.bench.depthwise import PASSES, Shape
 from mnet_jax.bench.harness import Contender, InProcess, Result, Settings, Times
 from mnet_jax.bench.regime import Regime
+from mnet_jax.cost import __main__ as cost_door
 from mnet_jax.errors import UserError
 from mnet_jax.table import Table
 
@@ -359,11 +360,29 @@ def test_a_folder_that_takes_no_file_is_refused():
 
 
 def test_a_file_for_output(tmp_path):
-    flags.check_file("--picture", tmp_path / "new" / "a.svg", (".png", ".svg"))
+    flags.check_file("--picture", tmp_path / "a.svg", (".png", ".svg"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"No such file or directory; allowed: a file in a folder that can be written"):
+        flags.check_file("--picture", tmp_path / "missing" / "a.svg", (".png", ".svg"))
     with pytest.raises(UserError, match=r"is a folder; allowed: a file, \.png or \.svg"):
         flags.check_file("--picture", tmp_path, (".png", ".svg"))
     with pytest.raises(UserError, match=r"a\.doc; allowed: a file, \.png or \.svg"):
         flags.check_file("--picture", tmp_path / "a.doc", (".png", ".svg"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["s8", "--picture", "FOLDER"], "FOLDER is a folder"),
+        (["--paper", "--picture", "FOLDER/a.png"], "shows networks, and none is named"),
+        (["s8", "--resolution", "100000000"], "--resolution 100000000; allowed: 1 to 16,384"),
+        (["s8", "--bytes", "0"], "--bytes 0; allowed: at least 1"),
+    ],
+)
+def test_cost_refuses_what_cannot_work_before_it_prints(arguments, message, tmp_path, capsys):
+    with pytest.raises(UserError, match=re.escape(message.replace("FOLDER", str(tmp_path)))):
+        cost_door.main([word.replace("FOLDER", str(tmp_path)) for word in arguments])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_table_in_markdown():
