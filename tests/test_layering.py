@@ -16,9 +16,12 @@ PARTS = {
     "sharding": set(),
     "tasks": set(),
     "figures": set(),
+    "errors": set(),
+    "flags": {"errors"},
+    "table": set(),
 }
 ALLOWED = {
-    "cost": {"models", "figures"},
+    "cost": {"models", "figures", "errors", "flags", "table"},
     "step": {"models", "tasks", "optim", "data", "sharding"},
     "sweep": {"cost", "data"},
     "checkpoint": set(),
@@ -42,7 +45,8 @@ ALLOWED = {
     "runtime": set(),
     "workers": set(),
     "report": {"figures", "analysis"},
-    "bench": {"runtime", "workers", "sweep", "step", "data", "models", "ops", "sharding", "cost", "figures"},
+    "bench": {"runtime", "workers", "sweep", "step", "data", "models", "ops", "sharding", "cost", "figures"}
+    | {"errors", "flags", "table"},
     "main": {"budget", "runtime", "sweep", "workers", "train", "report", "scaling", "sharding"},
 }
 INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
