@@ -6,7 +6,7 @@ Beside `get_config(scale)`, `sweep(config)` and `claim`, a file may define
     blocks               {"name": class}: blocks for `model.block`, built and called as those in models/blocks.py
     optimizer(cfg)       a function (learning rate, weight decay, mask) -> optax transformation (`mnet_jax.optim`)
     metrics              {config.Metric(...): function(outputs, targets) -> values [B]}: means over the test images
-    network(cfg, rngs)   the network of every arm: a Flax NNX module, called as `tasks.base.Task.build` says
+    dataset(data)        from the config's section `data` to a `data.dataset.Dataset`, in place of `data.source`
     task                 a `config.Task` of its own, for `config.task = task.name`
     fields               {"section.name": config.Field(...)}: fields of its own, for its arms to differ in
 

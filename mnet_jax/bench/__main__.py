@@ -1,6 +1,7 @@
 """`python -m mnet_jax.bench`: how fast it is, side by side with what else there is, on the machine at hand."""
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -8,91 +9,106 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnet_jax import runtime, workers
-from mnet_jax.bench import command, correct, data, depthwise, determinism, inference, ops, profile, seeds, step
-from mnet_jax.bench.contest import Result, Settings
+from mnet_jax import flags, runtime, workers
+from mnet_jax.bench import data, depthwise, inference, profile, quickstart, seeds, step
+from mnet_jax.bench.harness import Result, Settings
+from mnet_jax.errors import UserError
 
 
 class Part(NamedTuple):
-    """`measure` takes the settings and, where the part has them, those of its `regimes` that are wanted."""
+    """`measure` takes the settings and, where the part has any, those of its `regimes` that are wanted."""
 
-    measure: Callable[..., Result]
+    measure: Callable[..., Iterator[Result]]
     regimes: Mapping[str, Any] = {}
 
 
-ANYWHERE = {
-    "correct": Part(correct.measure, correct.REGIMES),
-    "determinism": Part(determinism.measure),
-}
-CPU = ANYWHERE | {
-    "step": Part(step.measure, step.REGIMES),
-    "small": Part(step.measure_one_core, step.ONE_CORE),
-    "inference": Part(inference.measure, inference.REGIMES),
-    "ops": Part(ops.measure),
+def _networks(lineup: step.Lineup, which: step.Pass = "train", **options: bool) -> Callable[..., Iterator[Result]]:
+    return functools.partial(step.measure, lineup=lineup, which=which, **options)
+
+
+CPU = {
+    "step": Part(_networks(step.LINEUP, limits=True), step.REGIMES),
+    "small": Part(_networks(step.ONE_CORE_LINEUP, one_core=True), step.ONE_CORE),
+    "inference": Part(_networks(step.LINEUP, "infer"), inference.REGIMES),
     "depthwise": Part(depthwise.measure, depthwise.CPU),
     "seeds": Part(seeds.measure, seeds.REGIMES),
     "profile": Part(profile.measure, step.REGIMES),
-    "main": Part(command.measure),
+    "quickstart": Part(quickstart.measure),
 }
-GPU = ANYWHERE | {
+GPU = {
     "depthwise": Part(depthwise.measure, depthwise.GPU),
-    "step": Part(step.measure_gpu, step.GPU),
+    "step": Part(_networks(step.GPU_LINEUP, limits=True), step.GPU),
     "profile": Part(profile.measure, step.GPU),
-    "inference": Part(inference.measure_gpu, inference.GPU),
-    "seeds": Part(seeds.measure_gpu, seeds.GPU),
+    "inference": Part(_networks(inference.GPU_LINEUP, "infer"), inference.GPU),
+    "seeds": Part(functools.partial(seeds.measure, runs=seeds.GPU_RUNS), seeds.GPU),
 }
 PARTS = CPU if runtime.on_cpu() else GPU
 PACKAGES = ("jax", "jaxlib", "flax", "keras", "torch", "timm", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures a network, or one part after the other; prints the tables."""
+    """Measures a network, an experiment's arms, or one part after the other; prints the tables."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if "--data" in words:
         data.main([word for word in words if word != "--data"])
         return
     args = _parser().parse_args(words)
+    parts = _check(args)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with the contenders' processes
     if runtime.wanted(runtime.KEEP_MEMORY) and runtime.on_cpu():
         runtime.keep_memory()
     settings = Settings(rounds=args.rounds, peers_python=args.peers_python)
-    if args.workdir and not args.config:
-        raise ValueError(f"--workdir {args.workdir} is of --config FILE[:SCALE], which is missing")
     if args.name:
         fields = {} if args.width is None else {"width": args.width}
         _show("network", inference.network(args.name, settings, args.resolution, args.batch, fields), args)
-        return
-    if args.config:
-        _latencies(args, settings)
-        return
+    elif args.config:
+        _show("latency", [_latencies(args, settings)], args)
+    else:
+        for name, (measure, regimes) in parts.items():
+            _show(name, measure(settings, regimes) if regimes else measure(settings), args)
+
+
+def _check(args: argparse.Namespace) -> dict[str, Part]:
+    """The parts to be measured, with the regimes that are wanted; raises UserError before anything is measured."""
+    flags.check_number("--rounds", args.rounds, 1)
+    flags.check_number("--batch", args.batch, 1)
+    flags.check_number("--resolution", args.resolution, 1, flags.MAX_RESOLUTION)
+    flags.check_number("--width", args.width, 0)
+    if args.workdir and not args.config:
+        raise UserError(f"--workdir {args.workdir} is of --config FILE[:SCALE], which is missing")
+    parts = {}
     for name in args.part or PARTS:
-        part = PARTS[name]
-        wanted = {key: regime for key, regime in part.regimes.items() if key.startswith(tuple(args.regime or [""]))}
-        if part.regimes and not wanted:
-            raise ValueError(f"--regime {' '.join(args.regime)}; of {name} there are: {'; '.join(part.regimes)}")
-        _show(name, part.measure(settings, wanted) if part.regimes else part.measure(settings), args)
+        measure, regimes = PARTS[name]
+        wanted = {key: regime for key, regime in regimes.items() if key.startswith(tuple(args.regime or [""]))}
+        if regimes and not wanted:
+            raise UserError(f"--regime {' '.join(args.regime)}; the regimes of {name} are: {'; '.join(regimes)}")
+        parts[name] = Part(measure, wanted)
+    if args.out:
+        flags.check_folder("--out", args.out)
+    return parts
 
 
-def _latencies(args: argparse.Namespace, settings: Settings) -> None:
-    """Of every arm; into the workdir too, where a report finds them."""
+def _latencies(args: argparse.Namespace, settings: Settings) -> Result:
+    """The latency of every arm; it is written into the workdir, too, where a report finds it."""
     from mnet_jax import results, sweep
 
     file, _, scale = args.config.partition(":")
     plan = sweep.plan(sweep.load(Path(file)), scale or "digits", {}, "train", "")
     if args.workdir:
-        there = results.read_sweep(args.workdir)
-        if (there.experiment, there.scale) != (plan.experiment, plan.scale):
-            raise ValueError(
-                f"{args.workdir} holds {there.experiment}:{there.scale}, not {plan.experiment}:{plan.scale}"
+        planned = results.read_sweep(args.workdir)
+        if (planned.experiment, planned.scale) != (plan.experiment, plan.scale):
+            raise UserError(
+                f"{args.workdir} holds {planned.experiment}:{planned.scale}, not {plan.experiment}:{plan.scale}"
             )
     result = inference.latencies(plan, settings)
     if args.workdir:
-        results.write_latencies(args.workdir, {arm: times["seconds"] for arm, times in result.raw.items()})
-    _show("latency", result, args)
+        results.write_latencies(args.workdir, {arm: times.seconds for arm, times in result.times.items()})
+    return result
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,26 +128,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--regime", nargs="+", metavar="START", help="only the regimes whose names start so")
     parser.add_argument("--rounds", type=int, default=5, help="A B C A B C .. (default: 5; seeds: at least 9)")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with torch, keras")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART-REGIME.md, .json (every round), .svg")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for PART-REGIME.md, .jsonl (every round), .svg")
     parser.add_argument("--data", action="store_true", help="the input pipeline; --data --help shows its flags")
     return parser
 
 
-def _show(name: str, result: Result, args: argparse.Namespace) -> None:
-    text = "\n".join(table.markdown() for table in result.tables)
-    print(text, end="", flush=True)
-    if args.out is None:
-        return
-    name = re.sub(r"[^\w.]+", "-", "-".join((name, *(args.regime or ()))))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{name}.md").write_text(text)
-    facts = {"machine": _machine(), "versions": _versions(args.peers_python), "rounds": args.rounds}
-    facts["date"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    (args.out / f"{name}.json").write_text(json.dumps(facts | {"times": result.raw}, indent=1))
-    if result.bars:
-        from mnet_jax import figures
+def _show(name: str, results: Iterable[Result], args: argparse.Namespace) -> None:
+    """Prints the tables of each result as it comes, and adds it to the files in `--out`.
 
-        figures.benchmark(result.bars, result.unit).savefig(args.out / f"{name}.svg")
+    The first line of the .jsonl file says where and when, each other line is {"case", "times"}.
+    """
+    file = None if args.out is None else args.out / re.sub(r"[^\w.]+", "-", "-".join((name, *(args.regime or ()))))
+    lines: list[dict[str, Any]] = []
+    bars = {}
+    for number, result in enumerate(results):
+        text = "".join(f"{table.section()}\n" for table in result.tables)
+        print(text, end="", flush=True)
+        if file is None:
+            continue
+        lines = [{"case": result.case, "times": result.times}]
+        if number == 0:
+            lines.insert(0, _facts(args))
+        mode = "a" if number else "w"
+        with file.with_name(f"{file.name}.md").open(mode) as tables:
+            tables.write(text)
+        with file.with_name(f"{file.name}.jsonl").open(mode) as rounds:
+            rounds.writelines(json.dumps(line, default=asdict) + "\n" for line in lines)
+        if result.bars:
+            from mnet_jax import figures
+
+            bars[result.case] = result.bars
+            figures.benchmark(bars, result.unit).savefig(file.with_name(f"{file.name}.svg"))
+
+
+def _facts(args: argparse.Namespace) -> dict[str, Any]:
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"machine": _machine(), "versions": _versions(args.peers_python), "rounds": args.rounds, "date": date}
 
 
 def _machine() -> dict[str, Any]:
@@ -156,7 +188,7 @@ def _gpu() -> str:
 
 
 def _versions(python: str) -> dict[str, str]:
-    """Of the packages under the peers' interpreter."""
+    """{package: its version under the peers' interpreter}."""
     code = (
         "import importlib.metadata as m, json, sys\n"
         "print(json.dumps({d.name: d.version for d in m.distributions() if d.name in sys.argv[1:]}))"

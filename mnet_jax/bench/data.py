@@ -1,11 +1,12 @@
 """How fast training data are made, beside tf.data and PyTorch's DataLoader on the same files: `--data` of the bench.
 
 Images per CPU-second: the pipelines take turns in one process, and what all its threads consume is counted, so that a
-busy machine changes little. A ratio is taken round by round and printed with its range. Flipping and normalizing are
-left out everywhere: here they happen in the step, on the device.
+busy machine changes little. Flipping and normalizing are left out everywhere: here they happen in the step, on the
+device.
 """
 
 import argparse
+import contextlib
 import io
 import resource
 import sys
@@ -17,68 +18,90 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax import config
-from mnet_jax.data import augment, dataset, load, pipeline, prepare
+from mnet_jax import config, flags
+from mnet_jax.bench import harness
+from mnet_jax.bench.harness import InProcess, Run, Settings
+from mnet_jax.data import augment, pipeline, prepare, sources
+from mnet_jax.errors import UserError
+from mnet_jax.table import Table
 
 SIZE, BATCH = 224, 64
-Pipelines = Mapping[str, Callable[[int], None]]
-"""What each pipeline is called -> a function that makes this many batches of it."""
+Pipelines = Mapping[str, Run]
+"""{pipeline: run}, a call of which makes one batch."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    door = argparse.ArgumentParser(prog="python -m mnet_jax.bench --data", description=__doc__.split("\n\n")[0])
-    door.add_argument(
+    """Prints the tables of the input pipelines."""
+    parser = argparse.ArgumentParser(prog="python -m mnet_jax.bench --data", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
         "--source", default="", help="a folder of images; default: parts of scikit-learn's two photographs"
     )
-    door.add_argument("--data_dir", default="")
-    door.add_argument("--rounds", type=int, default=5)
-    door.add_argument("--batches", type=int, default=5, help=f"of {BATCH} images, a round and pipeline")
-    flags = door.parse_args(arguments)
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=5, help=f"of {BATCH} images, a round and pipeline")
+    args = parser.parse_args(arguments)
+    flags.check_number("--rounds", args.rounds, 1)
+    flags.check_number("--batches", args.batches, 1)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        name = flags.source or "photographs"
-        if not flags.source:
+        name = args.source or "photographs"
+        if not args.source:
             _photographs(root / name, 3 * BATCH)
             prepare.prepare(name, root)
-        folder = root / name if not flags.source else load.data_dir(flags.data_dir) / name
+        folder = root / name if not args.source else sources.root(args.data_dir) / name
         files = sorted((folder / "train").glob("*/*.jp*g"))
         if len(files) < BATCH:
-            raise ValueError(f"{folder}/train holds {len(files)} JPEGs; allowed: a folder with {BATCH} or more")
+            raise UserError(f"{folder}/train holds {len(files)} JPEGs; allowed: a folder with {BATCH} or more")
         _shrunk(files, root / "small" / "train" / "all", 256)
         prepare.prepare("small", root)
-        kilobytes = sum(file.stat().st_size for file in files) / len(files) / 1000
-        print(f"{SIZE}-pixel random resized crops of {len(files)} JPEGs of {kilobytes:.0f} kB:")
         ours, small = _feed(name, folder.parent), _feed("small", root)
         growth = _growth(ours, 8 * len(files) // BATCH)  # before the peers, whose peak would hide it
-        print(f"  ours: peak memory grows by {growth:.1f} MiB from the first quarter of 8 epochs to their end")
-        peers = {**_torch_files(files), **_tfdata_files(files)}
-        _compare({"ours": ours, **peers}, flags.rounds, flags.batches)
-        print("ours on the same images stored at short side 256, the peers on the originals:")
-        _compare({"ours, stored at short side 256": small, **peers}, flags.rounds, flags.batches)
-    images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), np.uint8)
-    print("32-pixel images in memory, padded by 4 and cropped:")
-    peers = {**_torch_memory(images), **_tfdata_memory(images)}
-    _compare({"ours, in the step": _on_device(images), **peers}, flags.rounds, 30 * flags.batches)
+        print(f"ours: peak memory grows by {growth:.1f} MiB from the first quarter of 8 epochs to their end\n")
+        kilobytes = sum(file.stat().st_size for file in files) / len(files) / 1000
+        title = f"{SIZE}-pixel random resized crops of {len(files)} JPEGs of {kilobytes:.0f} kB"
+        peers = _installed((_torch_files, _tfdata_files), files)
+        _compare(title, {"ours": ours, **peers}, args.rounds, args.batches)
+        title = "ours on the same images stored at short side 256, the peers on the originals"
+        _compare(title, {"ours, stored at short side 256": small, **peers}, args.rounds, args.batches)
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), np.uint8)
+    peers = _installed((_torch_memory, _tfdata_memory), images_NHWC)
+    title = "32-pixel images in memory, padded by 4 and cropped"
+    _compare(title, {"ours, in the step": _on_device(images_NHWC), **peers}, args.rounds, 30 * args.batches)
 
 
-def _compare(pipelines: Pipelines, rounds: int, batches: int) -> None:
-    """Prints images per CPU-second, and the first pipeline's as a multiple of each, with the range over the rounds."""
-    rates: dict[str, list[float]] = {name: [] for name in pipelines}
-    for take in pipelines.values():
-        take(2)
-    for _ in range(rounds):
-        for name, take in pipelines.items():
-            begin = time.process_time()
-            take(batches)
-            rates[name].append(batches * BATCH / (time.process_time() - begin))
-    first = np.array(next(iter(rates.values())))
-    for name, values in rates.items():
-        ratio = first / np.array(values)
-        spread = f"{np.median(ratio):6.2f} [{ratio.min():.2f}, {ratio.max():.2f}]"
-        print(f"  {name:<40} {np.median(values):9,.0f} a CPU-second   first / this: {spread}")
+def _installed(builders: Sequence[Callable[[Any], Pipelines]], images: Any) -> Pipelines:
+    """The pipelines whose libraries are installed."""
+    pipelines: dict[str, Run] = {}
+    for build in builders:
+        with contextlib.suppress(ImportError):
+            pipelines |= build(images)
+    return pipelines
 
 
-def _growth(take: Callable[[int], None], batches: int) -> float:
+def _compare(title: str, pipelines: Pipelines, rounds: int, batches: int) -> None:
+    """Prints images per CPU-second, and the first pipeline's as a multiple of each, with the range over the rounds.
+
+    A turn makes `batches` batches.
+    """
+
+    def contender(run: Run) -> InProcess:
+        return InProcess(lambda calls: run(calls * batches), time.process_time)
+
+    contenders = {name: contender(run) for name, run in pipelines.items()}
+    times = harness.run_rounds(contenders, Settings(rounds, turn_seconds=0.0), title)
+    first, rows = next(iter(times.values())), []
+    for name, entry in times.items():
+        if entry.failed or first.failed:
+            rows.append((name, entry.failed, "", ""))
+            continue
+        faster = harness.ratio(entry, first)
+        rate = f"{batches * BATCH / entry.median:,.0f}"
+        rows.append((name, rate, f"{faster.median:.2f}", f"{faster.low:.2f} - {faster.high:.2f}"))
+    header = ("", "images per CPU-second", "first / this", "min - max")
+    print(Table(title, header, rows).section(), flush=True)
+
+
+def _growth(take: Run, batches: int) -> float:
     """MiB by which the process's peak grows after the first quarter of the batches."""
     take(batches // 4)
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -112,24 +135,22 @@ def _photographs(folder: Path, count: int) -> None:
 def _shrunk(files: Sequence[Path], folder: Path, short_side: int) -> None:
     folder.mkdir(parents=True)
     for number, file in enumerate(files):
-        (folder / f"{number:06}.jpg").write_bytes(prepare.shrink(file.read_bytes(), 3, short_side))
+        (folder / f"{number:06}.jpg").write_bytes(prepare.smaller(file.read_bytes(), 3, short_side))
 
 
-def _feed(name: str, root: Path) -> Callable[[int], None]:
+def _feed(name: str, root: Path) -> Run:
     data = config.default().data
     data.source, data.dir, data.size, data.threads = name, str(root), SIZE, 2
-    source = load.from_name(name, root)
-    split = dataset.Split(source.train_indices, source.train_indices[:1], "")
+    source = sources.load(name, str(root))
+    split = sources.Split(source.train_pool, source.train_pool[:1], "")
     return lambda count: _drain(pipeline.Feed(source, split, data, 0, BATCH).batches(stop=count), count)
 
 
 def _torch_files(files: Sequence[Path]) -> Pipelines:
-    try:
-        import torch
-        from PIL import Image
-        from torchvision import transforms
-    except ImportError:
-        return {}
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
     torch.set_num_threads(1)
     change = transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.PILToTensor()])
 
@@ -148,10 +169,7 @@ def _torch_files(files: Sequence[Path]) -> Pipelines:
 
 
 def _tfdata_files(files: Sequence[Path]) -> Pipelines:
-    try:
-        import tensorflow as tf
-    except ImportError:
-        return {}
+    import tensorflow as tf
 
     def crop(path: Any) -> Any:
         data = tf.io.read_file(path)
@@ -177,7 +195,7 @@ def _tfdata_files(files: Sequence[Path]) -> Pipelines:
     return {"tf.data": take}
 
 
-def _on_device(images_NHWC: np.ndarray) -> Callable[[int], None]:
+def _on_device(images_NHWC: np.ndarray) -> Run:
     """The resident path: an epoch's order from the host; gather, crop and normalize inside one program."""
     import jax
     import jax.numpy as jnp
@@ -194,7 +212,7 @@ def _on_device(images_NHWC: np.ndarray) -> Callable[[int], None]:
         everything = np.arange(len(images_NHWC))
         per_epoch = len(everything) // BATCH
         for epoch in range(-(-count // per_epoch)):
-            order_TB = jnp.asarray(dataset.epoch_order(0, epoch, everything, BATCH))
+            order_TB = jnp.asarray(sources.epoch_order(0, epoch, everything, BATCH))
             for index in range(min(per_epoch, count - epoch * per_epoch)):
                 step(order_TB, jnp.int32(index)).block_until_ready()
 
@@ -202,11 +220,9 @@ def _on_device(images_NHWC: np.ndarray) -> Callable[[int], None]:
 
 
 def _torch_memory(images_NHWC: np.ndarray) -> Pipelines:
-    try:
-        import torch
-        from torchvision import transforms
-    except ImportError:
-        return {}
+    import torch
+    from torchvision import transforms
+
     images = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).contiguous()
     change = transforms.Compose(
         [
@@ -230,10 +246,7 @@ def _torch_memory(images_NHWC: np.ndarray) -> Pipelines:
 
 
 def _tfdata_memory(images_NHWC: np.ndarray) -> Pipelines:
-    try:
-        import tensorflow as tf
-    except ImportError:
-        return {}
+    import tensorflow as tf
 
     def normalized(x: Any) -> Any:
         return (tf.cast(x, tf.float32) / 255 - 0.5) / 0.25

@@ -5,49 +5,45 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mnet_jax import runtime
-from mnet_jax.bench import contest, peers, roofline, step
-from mnet_jax.bench.contest import Result, Settings, Table
-from mnet_jax.bench.step import Regime
+from mnet_jax.bench import harness, roofline, step
+from mnet_jax.bench.harness import InProcess, Result, Run, Settings
+from mnet_jax.bench.regime import Regime
+from mnet_jax.table import Table
 
 STEPS = 10
 TOP = 25
 
 
-def measure(settings: Settings, regimes: Mapping[str, Regime] = step.REGIMES) -> Result:
+def measure(settings: Settings, regimes: Mapping[str, Regime]) -> Iterator[Result]:
     """Shares of what the model's lines and XLA's instructions take, and the floor of the step beside its time."""
-    tables, raw = [], {}
+    from mnet_jax.bench.contenders import ours
+
     for name, regime in regimes.items():
-        contest.say(f"profile, {name}: the step is compiled")
-        trained, sizes = peers.trained(regime.task), roofline.sizes(regime.dtype, runtime.on_cpu())
-        times = contest.alternate({step.OURS: trained.run} | roofline.probes(sizes), settings, f"profile, {name}")
-        raw[name] = contest.raw(times)
+        harness.log(f"profile, {name}: the step is compiled")
+        compiled, sizes = ours.compiled(regime), roofline.sizes(regime.dtype, runtime.on_cpu())
+        runs = {step.OURS: compiled.run} | roofline.probes(**sizes)
+        times = harness.run_rounds({item: InProcess(run) for item, run in runs.items()}, settings, f"profile, {name}")
         if failed := [f"{item}: {entry.failed}" for item, entry in times.items() if entry.failed]:
-            tables.append(Table(f"Profile of {name}", ("failed",), [(line,) for line in failed]))
+            yield Result(name, [Table(f"Profile of {name}", ("failed",), [(line,) for line in failed])], times)
             continue
         machine = roofline.machine(min(times["gemm"].seconds), min(times["copy"].seconds), sizes)
         seconds = times[step.OURS].median
-        memory = f"{trained.memory / 2**20:,.0f}"
-        cells = (
-            f"{1e3 * seconds:.4g}",
-            f"{regime.batch / seconds:,.0f}",
-            memory,
-            *step.reached(regime, machine, seconds),
-        )
-        header = ("ms a step", "images/s", "MiB", *step.LIMITS)
-        tables.append(Table(f"A step of {name}", header, [cells]))
-        taken = _traced(trained.run)
-        raw[name]["us"] = dict(taken)
-        origins = {op: origin(found) for op, found in re.findall(r"%?([\w.-]+) = .*?op_name=\"([^\"]+)\"", trained.hlo)}
+        cells = (f"{1e3 * seconds:.4g}", f"{regime.batch / seconds:,.0f}", f"{compiled.memory / 2**20:,.0f}")
+        header = ("ms a step", "images/s", "MiB", *roofline.HEADER)
+        whole = Table(f"A step of {name}", header, [(*cells, *roofline.reached(regime, machine, seconds))], left=0)
+        spent = _traced(compiled.run)
+        names = re.findall(r"%?([\w.-]+) = .*?op_name=\"([^\"]+)\"", compiled.hlo)
+        origins = {op: origin(op_name) for op, op_name in names}
         groups: Counter[str] = Counter()
-        for op, us in taken.items():
+        for op, us in spent.items():
             groups[f"{_kind(op)}: {origins.get(op, '')}"] += us
-        tables += [_table(f"By operation: {name}", groups, {}), _table(f"By instruction: {name}", taken, origins)]
-    return Result(tables, raw)
+        tables = [whole, _table(f"By operation: {name}", groups, {}), _table(f"By instruction: {name}", spent, origins)]
+        yield Result(name, tables, {**times, "us": dict(spent)})
 
 
 def origin(op_name: str) -> str:
@@ -55,7 +51,7 @@ def origin(op_name: str) -> str:
     return ("backward " if "transpose(" in op_name else "") + op_name.rpartition("/")[2]
 
 
-def _traced(run: peers.Run) -> Counter[str]:
+def _traced(run: Run) -> Counter[str]:
     """{instruction: microseconds a step} on the device."""
     import jax
 
@@ -73,25 +69,25 @@ def read(trace: Mapping[str, Any]) -> Counter[str]:
     """
     events = [event for event in trace["traceEvents"] if "tid" in event]
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
-    taken: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
     for event in events:
         kernel = event["name"] if threads.get((event["pid"], event["tid"]), "").startswith("Stream") else ""
         op = event.get("args", {}).get("hlo_op", kernel)
-        if event["ph"] == "X" and op and _kind(op) not in ("while", "call", "conditional"):  # what holds others
-            taken[op] += event["dur"] / STEPS
-    return taken
+        if event["ph"] == "X" and op and _kind(op) not in ("while", "call", "conditional"):  # these contain others
+            spent[op] += event["dur"] / STEPS
+    return spent
 
 
 def _kind(instruction: str) -> str:
-    """Its name without the number."""
+    """The name of an instruction without its number, such as "fusion" for "fusion.3"."""
     return re.sub(r"[.\d]+$", "", instruction)
 
 
-def _table(title: str, taken: Counter[str], origins: Mapping[str, str]) -> Table:
-    total = sum(taken.values())
+def _table(title: str, spent: Counter[str], origins: Mapping[str, str]) -> Table:
+    total = sum(spent.values())
     rows = [
         (name, *([origins.get(name, "")] if origins else []), f"{us / 1e3:.3f}", f"{us / total:.1%}")
-        for name, us in taken.most_common(TOP)
+        for name, us in spent.most_common(TOP)
     ]
     header = ("", *(["from"] if origins else []), "ms a step", f"of {total / 1e3:.4g} ms")
-    return Table(title, header, rows)
+    return Table(title, header, rows, left=2 if origins else 1)

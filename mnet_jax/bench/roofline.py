@@ -9,7 +9,11 @@ Small layers stay in caches, which are faster than memory: the floor is a yardst
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mnet_jax.bench.harness import Run
+from mnet_jax.bench.regime import Regime
+
 PASSES = (12, 6)
+PROBES = ("gemm", "copy")
 GEMM_SIZE, COPY_BYTES = 4096, 256 << 20
 GPU_GEMM_SIZE, GPU_COPY_BYTES = 8192, 2 << 30
 
@@ -22,23 +26,23 @@ class Machine(NamedTuple):
 
 
 def sizes(dtype: str, cpu: bool) -> dict[str, Any]:
-    """The task of the probes: {"size", "bytes", "dtype"}."""
+    """The arguments of `probes`."""
     size, copied = (GEMM_SIZE, COPY_BYTES) if cpu else (GPU_GEMM_SIZE, GPU_COPY_BYTES)
     return {"size": size, "bytes": copied, "dtype": dtype}
 
 
-def probes(task: Mapping[str, Any]) -> dict[str, Callable[[int], None]]:
+def probes(size: int, bytes: int, dtype: str) -> dict[str, Run]:
     """{"gemm": a product of two squares of random numbers, "copy": reads and writes an array that no cache holds}."""
     import jax
     import jax.numpy as jnp
 
-    a = jax.random.normal(jax.random.key(0), (task["size"], task["size"]), jnp.dtype(task["dtype"]))
-    long = jnp.ones(task["bytes"] // a.dtype.itemsize, a.dtype)
-    return {"gemm": repeated(jax.jit(jnp.dot), a, a), "copy": repeated(jax.jit(lambda x: x + 1), long)}
+    square = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+    long = jnp.ones(bytes // square.dtype.itemsize, square.dtype)
+    return {"gemm": queued(jax.jit(jnp.dot), square, square), "copy": queued(jax.jit(lambda x: x + 1), long)}
 
 
-def repeated(function: Callable[..., Any], *arguments: Any) -> Callable[[int], None]:
-    """Calls that queue up behind one another, the last of which is waited for."""
+def queued(function: Callable[..., Any], *arguments: Any) -> Run:
+    """Calls that queue up behind one another, the last of which is waited for: throughput."""
     import jax
 
     def run(calls: int) -> None:
@@ -50,9 +54,9 @@ def repeated(function: Callable[..., Any], *arguments: Any) -> Callable[[int], N
     return run
 
 
-def machine(gemm_seconds: float, copy_seconds: float, task: Mapping[str, Any]) -> Machine:
-    """From the best times of the probes of a task."""
-    return Machine(madds=task["size"] ** 3 / gemm_seconds, bytes=2 * task["bytes"] / copy_seconds)
+def machine(gemm_seconds: float, copy_seconds: float, sizes: Mapping[str, Any]) -> Machine:
+    """What the best times of the probes of these sizes say."""
+    return Machine(madds=sizes["size"] ** 3 / gemm_seconds, bytes=2 * sizes["bytes"] / copy_seconds)
 
 
 def floor(counted: Any, batch: int, passes: int, machine: Machine) -> float:
@@ -62,3 +66,19 @@ def floor(counted: Any, batch: int, passes: int, machine: Machine) -> float:
     madds = sum(layer.madds for layer in counted.layers if layer.type != "depthwise conv")
     outputs = sum(layer.activation_bytes for layer in counted.layers if layer.type in CONVOLUTIONS)
     return batch * (3 * madds / machine.madds + passes * outputs / machine.bytes)
+
+
+HEADER = ("GFLOP/s", "copy GiB/s", "floor of 12 passes (ms)", "reached", "of 6 passes (ms)", "reached")
+
+
+def reached(regime: Regime, machine: Machine, seconds: float) -> list[str]:
+    """The cells below `HEADER`, of a training step that takes this long."""
+    from mnet_jax import cost
+
+    size = 2 if regime.dtype == "bfloat16" else 4
+    counted = cost.count(regime.config().model, regime.resolution, bytes_per_element=size)
+    cells = [f"{2 * machine.madds / 1e9:.0f}", f"{machine.bytes / 2**30:.1f}"]
+    for passes in PASSES:
+        seconds_at_least = floor(counted, regime.batch, passes, machine)
+        cells += [f"{1e3 * seconds_at_least:.1f}", f"{seconds_at_least / seconds:.0%}"]
+    return cells

@@ -10,33 +10,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnet_jax import config, cost
+from mnet_jax import config, cost, flags
 from mnet_jax.cost import conventions
+from mnet_jax.errors import UserError
 from mnet_jax.models import specs
+from mnet_jax.table import Row, Table
 
 SPLITS = (1, 2, 3, 6)
 NOT_COST = ("name", "init", "dropout", "formulation", "block")
-
-Row = Sequence[str]
-Table = tuple[str, Row, Sequence[Row]]
-"""(title, header, rows)"""
+PICTURES = (".pdf", ".png", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints what is asked for."""
     args = _parser().parse_args(arguments)
+    _check(args)
     if args.paper:
         tables = paper_tables(args.names, flat=args.format == "csv")
-    elif not args.names:
-        raise ValueError(
-            f"no network; allowed: --paper, or any of {', '.join(config.KNOBS['model.name'].allowed or ())}"
-        )
     else:
         tables = [table for name in args.names for table in network_tables(name, args)]
-    for number, (title, header, rows) in enumerate(tables):
-        print("\n" * bool(number) + FORMATS[args.format](title, header, rows), end="")
+    print("\n".join(FORMATS[args.format](table) for table in tables), end="")
     if args.picture:
         _picture(args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError before anything is counted or printed."""
+    networks = ", ".join(config.KNOBS["model.name"].allowed or ())
+    if not args.names and not args.paper:
+        raise UserError(f"no network; allowed: --paper, or any of {networks}")
+    if args.resolution is not None and args.resolution > 0:  # `cost.count` refuses the others
+        flags.check_number("--resolution", args.resolution, 1, flags.MAX_RESOLUTION)
+    flags.check_number("--bytes", args.bytes, 1)
+    if args.picture:
+        if not args.names:
+            raise UserError(f"--picture {args.picture} shows networks, and none is named; allowed: any of {networks}")
+        flags.check_file("--picture", args.picture, PICTURES)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,23 +68,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def network_tables(name: str, args: argparse.Namespace) -> list[Table]:
-    """(title, header, rows) of what is asked about one network."""
+    """What is asked about one network."""
     model, resolution, counted = _count(name, args)
     title = f"{name} on {resolution} x {resolution}"
     tables: list[Table] = []
     if args.summary:
-        tables.append((f"{title}: shares", *_shares(counted)))
+        tables.append(_shares(f"{title}: shares", counted))
     if args.memory:
-        tables.append((f"{title}: largest tensors, {args.bytes} bytes an element", *_tensors(counted)))
+        tables.append(_tensors(f"{title}: largest tensors, {args.bytes} bytes an element", counted))
         if name in specs.NETWORKS and specs.NETWORKS[name].family == "v2":
-            tables.append((f"{title}: expansions in parts (model.split)", *_splits(name, args)))
+            tables.append(_splits(f"{title}: expansions in parts (model.split)", name, args))
     if args.xla:
         from mnet_jax.cost import xla
 
         rows = [(what, f"{number:,}") for what, number in xla.flops(model, resolution, counted)]
-        tables.append((f"{title}: from multiply-adds to XLA's flops", ("", "operations"), rows))
+        tables.append(Table(f"{title}: from multiply-adds to XLA's flops", ("", "operations"), rows))
     if not tables:
-        tables = [(title, *_layers(counted)), ("Totals", *_totals(counted))]
+        tables = [_layers(title, counted), _totals(counted)]
     return tables
 
 
@@ -112,8 +121,9 @@ def paper_tables(names: Sequence[str], flat: bool = False) -> list[Table]:
     summary.append(("equal to an independent program's count", str(exact)))
     if flat:
         rows = [(source, *row) for source, rows in tables.items() for row in rows]
-        return [("Published and counted", ("source", *header), rows)]
-    return [*((source, header, rows) for source, rows in tables.items()), ("In all", ("verdict", "figures"), summary)]
+        return [Table("Published and counted", ("source", *header), rows, left=len(header) + 1)]
+    by_source = [Table(source, header, rows, left=len(header)) for source, rows in tables.items()]
+    return [*by_source, Table("In all", ("verdict", "figures"), summary)]
 
 
 def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int, cost.Cost]:
@@ -129,7 +139,7 @@ def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _layers(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
+def _layers(title: str, counted: cost.Cost) -> Table:
     header = ("layer", "type", "kernel", "stride", "input", "output", "MAdds", "FLOPs", "params", "biases")
     rows = [
         (
@@ -153,10 +163,10 @@ def _layers(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
         )
         for layer in counted.layers
     ]
-    return (*header, "activation bytes", "memory access bytes"), rows
+    return Table(title, (*header, "activation bytes", "memory access bytes"), rows, left=6)
 
 
-def _totals(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
+def _totals(counted: cost.Cost) -> Table:
     rows = [
         ("MAdds", counted.madds),
         ("FLOPs", sum(layer.flops for layer in counted.layers)),
@@ -167,18 +177,18 @@ def _totals(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
         ("bytes at the peak of an evaluation", counted.peak_bytes),
         *((f"not counted: operation {name}, times", number) for name, number in counted.unknown.items()),
     ]
-    return ("", ""), [(name, f"{number:,}") for name, number in rows]
+    return Table("Totals", ("", ""), [(name, f"{number:,}") for name, number in rows])
 
 
-def _shares(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
+def _shares(title: str, counted: cost.Cost) -> Table:
     rows = [
         (kind, f"{madds:,}", f"{madds / counted.madds:.2%}", f"{weights:,}", f"{weights / counted.params_weights:.2%}")
         for kind, (madds, weights) in conventions.shares(counted.layers).items()
     ]
-    return ("type", "MAdds", "share", "weights", "share"), rows
+    return Table(title, ("type", "MAdds", "share", "weights", "share"), rows)
 
 
-def _tensors(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
+def _tensors(title: str, counted: cost.Cost) -> Table:
     between = conventions.between_blocks(counted.layers)
     sizes = dict.fromkeys(conventions.resolution(layer) for layer in between if layer.type != "unused")
     rows = []
@@ -188,10 +198,10 @@ def _tensors(counted: cost.Cost) -> tuple[Row, Sequence[Row]]:
             layer = conventions.largest_tensor(layers, size)
             row += [layer.name, str(layer.output_shape[-1]), f"{layer.activation_bytes:,}"]
         rows.append(row)
-    return ("pixels", "largest", "channels", "bytes", "between blocks", "channels", "bytes"), rows
+    return Table(title, ("pixels", "largest", "channels", "bytes", "between blocks", "channels", "bytes"), rows)
 
 
-def _splits(name: str, args: argparse.Namespace) -> tuple[Row, Sequence[Row]]:
+def _splits(title: str, name: str, args: argparse.Namespace) -> Table:
     from mnet_jax.cost import xla
 
     rows = []
@@ -199,7 +209,7 @@ def _splits(name: str, args: argparse.Namespace) -> tuple[Row, Sequence[Row]]:
         model, resolution, counted = _count(name, args, split=split)
         numbers = (counted.max_activation_bytes, counted.peak_bytes, xla.temporary_bytes(model, resolution))
         rows.append((str(split), *(f"{number:,}" for number in numbers)))
-    return ("split", "largest tensor", "peak", "compiled, float32: temporaries"), rows
+    return Table(title, ("split", "largest tensor", "peak", "compiled, float32: temporaries"), rows)
 
 
 def _picture(args: argparse.Namespace) -> None:
@@ -218,34 +228,30 @@ def _picture(args: argparse.Namespace) -> None:
     figure.savefig(args.picture, dpi=150)
 
 
-def _text(title: str, header: Row, rows: Sequence[Row]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    numeric = [all(row[i][:1] in "+-0123456789" for row in rows) for i in range(len(header))]
+def _text(table: Table) -> str:
+    columns = list(zip(table.header, *table.rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(cell[:1] in "+-0123456789" for cell in column[1:]) for column in columns]
     lines = [
         "  ".join(
             f"{cell:>{w}}" if right else f"{cell:<{w}}" for cell, w, right in zip(row, widths, numeric, strict=True)
         )
-        for row in (header, *rows)
+        for row in (table.header, *table.rows)
     ]
-    return "\n".join([title, *(line.rstrip() for line in lines if line.strip())]) + "\n"
+    return "\n".join([table.title, *(line.rstrip() for line in lines if line.strip())]) + "\n"
 
 
-def _markdown(title: str, header: Row, rows: Sequence[Row]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return f"**{title}**\n\n" + "\n".join(lines) + "\n"
-
-
-def _csv(title: str, header: Row, rows: Sequence[Row]) -> str:
-    del title
+def _csv(table: Table) -> str:
     file = io.StringIO()
     plain = [
-        [re.sub(r"(?<=\d),(?=\d{3})", "", cell) if cell[:1] in "-0123456789" else cell for cell in row] for row in rows
+        [re.sub(r"(?<=\d),(?=\d{3})", "", cell) if cell[:1] in "-0123456789" else cell for cell in row]
+        for row in table.rows
     ]
-    csv.writer(file, lineterminator="\n").writerows([header, *plain])
+    csv.writer(file, lineterminator="\n").writerows([table.header, *plain])
     return file.getvalue()
 
 
-FORMATS = {"text": _text, "markdown": _markdown, "csv": _csv}
+FORMATS = {"text": _text, "markdown": Table.section, "csv": _csv}
 
 
 if __name__ == "__main__":
