@@ -568,7 +568,7 @@ def test_every_word_has_kernels():
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_step_takes_the_formulation_of_its_mesh(devices):
-    compiled = "mnet_jax_norm_depthwise_norm_gradient" in str(traced_step(1, 24, devices, "auto"))
+    compiled = "mnet_jax_norm_depthwise_norm_gradient" in str(traced_step(1, 24, devices, "auto", group=3))
     assert compiled == (devices == 1 and not native.unavailable())
 
 
