@@ -62,8 +62,16 @@ class Code:
     def load_dataset(self, data: Any) -> Any:
         """The data set of the config's section `data`."""
         from mnet_jax.data import load
+        from mnet_jax.data.dataset import Dataset
 
-        return self.dataset(data) if self.dataset else load.from_config(data)
+        if not self.dataset:
+            return load.from_config(data)
+        dataset = self.dataset(data)
+        if not isinstance(dataset, Dataset):
+            raise UserError(
+                f"dataset(data) returned {type(dataset).__name__}; allowed: a mnet_jax.data.dataset.Dataset"
+            )
+        return dataset.resized(data.resolution) if data.resolution else dataset
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def _checked(path: Path, name: str, value: Any) -> Any:
     kind, allowed = kinds.get(name, (Callable, "a function"))
     if value is not None and not isinstance(value, kind):
         raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
-    if name == "metrics" and value and not all(isinstance(key, Metric) and callable(of) for key, of in value.items()):
+    if name == "metrics" and not all(isinstance(key, Metric) and callable(of) for key, of in (value or {}).items()):
         raise UserError(f"{path}: metrics is {value!r}; allowed: {allowed}")
     return value
 
@@ -210,6 +218,7 @@ def _with_metrics(task: Task, metrics: Mapping[Metric, Callable[..., Any]]) -> T
         return {**task.sums(outputs, targets, mask_B, cfg), **added}
 
     def score(sums: Mapping[str, Any], kept: Mapping[str, Any], cfg: Any) -> dict[str, float]:
+        assert task.score
         scored = task.score({name: value for name, value in sums.items() if name not in by_name}, kept, cfg)
         return {**scored, **{name: float(sums[name] / sums["images"]) for name in by_name}}
 

@@ -127,6 +127,7 @@ def build(
             network.train()
             _freeze_norms(network, trained)
             outputs, _ = network(x_BHWC, knobs=traced, rngs=nnx.Rngs(dropout=key_dropout))
+            assert task.loss
             loss, parts = task.loss(outputs, targets, cfg, taught)
             return loss, (nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)), parts)
 
@@ -213,9 +214,7 @@ def build(
             out_shardings=(by_run, whole),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(
-            evaluate, in_shardings=(by_run, by_run, whole, by_batch), out_shardings=(whole, by_batch)
-        ),
+        evaluate=jax.jit(evaluate, in_shardings=(by_run, by_run, whole, by_batch), out_shardings=(whole, by_batch)),
     )
 
 

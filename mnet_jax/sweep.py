@@ -369,7 +369,7 @@ def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
     height, width = image_size(cfg, dataset)
     steps = _steps_per_epoch(dataset, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
     fingerprint = weights.fingerprint(*weights.split(weights.abstract(task, cfg))[1:])
-    cfg.model.formulation = "lax"  # the counter knows these operations
+    cfg.model.formulation, cfg.model.dtype, cfg.model.act_bits = "lax", "float32", 0  # what the counter knows
     count = cost.count(nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0))), input_shape=(height, width, channels))
     return fingerprint, {
         "resolution": height,

@@ -280,6 +280,7 @@ class Training:
             self.cfg.analysis
             and not self.cfg.data.size
             and not self.code.network
+            and not self.cfg.model.block
             and self.cfg.model.name in specs.NETWORKS
         )
         first = self.program.init(self.seeds_S) if analyzed else {}

@@ -1,6 +1,7 @@
 """`python -m mnet_jax.analysis WORKDIR [RUN...]`: measures finished runs from their weights, and pools them by arm."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax import analysis, formatting, results, stats, sweep
+from mnet_jax import analysis, formatting, results, runtime, stats, sweep
+from mnet_jax.errors import UserError
 from mnet_jax.tasks.base import Metric
 
 Arrays = Mapping[str, np.ndarray]
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.write_arrays(args.workdir, row["run"], {**results.read_arrays(args.workdir, row["run"]), **arrays})
         results.write_row(args.workdir, {**row, "metrics": row["metrics"] | metrics})
     by_arm: dict[str, dict[int, Arrays]] = {}
-    for row in results.read_rows(args.workdir, plan.runs):
+    for row in results.read_rows(args.workdir, plan):
         if "curve/threshold" in (arrays := results.read_arrays(args.workdir, row["run"])):
             by_arm.setdefault(row["arm"], {})[row["seed"]] = arrays
     print(table(by_arm))
@@ -40,21 +42,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(workdir: Path, plan: results.Sweep, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows to measure; ValueError where one is not done, diverged, or has lost its weights."""
-    rows = {row["run"]: row for row in results.read_rows(workdir, plan.runs)}
+    """The rows to measure; UserError where one is not done, diverged, or has lost its weights."""
+    rows = {row["run"]: row for row in results.read_rows(workdir, plan)}
     if missing := [name for name in names if name not in rows]:
-        raise ValueError(f"{workdir} has no finished run {missing[0]!r}; allowed: {', '.join(rows) or 'none yet'}")
+        raise UserError(f"{workdir} has no finished run {missing[0]!r}; allowed: {', '.join(rows) or 'none yet'}")
     chosen = [row for name, row in rows.items() if name in names or not names]
     if diverged := [row["run"] for row in chosen if row["diverged_at"] is not None]:
         if names:
-            raise ValueError(f"{diverged[0]} diverged: there is nothing to measure in its weights")
+            raise UserError(f"{diverged[0]} diverged: there is nothing to measure in its weights")
         print(f"left out, as they diverged: {', '.join(diverged)}", file=sys.stderr)
         chosen = [row for row in chosen if row["diverged_at"] is None]
     if not chosen:
-        raise ValueError(f"{workdir} has no finished run to measure")
+        raise UserError(f"{workdir} has no finished run to measure")
     for row in chosen:
         if not (path := _weights(workdir, row["run"])).exists():
-            raise ValueError(f"{path} is missing: {row['run']} cannot be measured without its weights")
+            raise UserError(f"{path} is missing: {row['run']} cannot be measured without its weights")
     return chosen
 
 
@@ -64,27 +66,29 @@ def _weights(workdir: Path, run: str) -> Path:
 
 def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple[dict[str, float], Arrays]:
     """What `analysis.measure` finds in a finished run: its saved weights, on the images that it held out."""
-    from flax import nnx
-
-    from mnet_jax.data import dataset, load
+    from mnet_jax.data import dataset as sets
+    from mnet_jax.data import load
     from mnet_jax.models import weights
 
     cfg = sweep.arm_config(plan.config, plan.arm(row["arm"]))
-    source = load.from_config(cfg.data)
-    if source.fingerprint != row["data"]["fingerprint"]:
-        raise ValueError(
-            f"{row['run']} was trained on {source.name} with fingerprint {row['data']['fingerprint']}; "
-            f"the one found now has {source.fingerprint}"
+    dataset = load.from_config(cfg.data)
+    if dataset.fingerprint != row["data"]["fingerprint"]:
+        raise UserError(
+            f"{row['run']} was trained on {dataset.name} with fingerprint {row['data']['fingerprint']}; "
+            f"the one that is here now has {dataset.fingerprint}"
         )
-    split = dataset.split(source, row["seed"], cfg.data.train_size, cfg.data.holdout)
-    _, params, batch_stats = nnx.split(weights.load(_weights(workdir, row["run"])), nnx.Param, nnx.BatchStat)
+    test = sets.split(dataset, row["seed"], cfg.data.train_size, cfg.data.holdout).test
+    initial = _initial(cfg, row["seed"])
+    path = _weights(workdir, row["run"])
+    tensors, _ = weights.read(path)
+    weights.fit(path, tensors, weights.flatten(*initial))
     return analysis.measure(
         cfg,
-        source.mean,
-        source.std,
-        trained=(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)),
-        initial=_initial(cfg, row["seed"]),
-        batches=analysis.batches(source.in_memory(), split.test, cfg.train.batch_size),
+        dataset.mean,
+        dataset.std,
+        trained=tuple(weights.unflatten(tensors, tree) for tree in initial),
+        initial=initial,
+        batches=analysis.batches(dataset.in_memory(), test, cfg.train.batch_size),
     )
 
 
@@ -92,16 +96,19 @@ def _initial(cfg: Any, seed: int) -> Any:
     """The weights at step 0, which follow from the seed."""
     import jax
 
-    from mnet_jax import sharding, step
+    from mnet_jax import config, sharding, step
+    from mnet_jax.tasks import TASKS
 
-    if (program := sweep.program(cfg)) not in _inits:
+    key = json.dumps(config.static_fields(cfg), sort_keys=True)
+    if key not in _inits:
         mesh = sharding.mesh(1, cfg.train.batch_size, jax.devices()[:1])
-        _inits[program] = step.build(cfg, 1, (0.0,), (1.0,), 1, mesh).init
-    state = _inits[program](np.array([seed], np.int32))
+        _inits[key] = step.build(TASKS[cfg.task], cfg, 1, (0.0,), (1.0,), 1, mesh).init
+    state = _inits[key](np.array([seed], np.int32))
     return tuple(jax.tree.map(lambda leaf_S: np.asarray(leaf_S)[0], state[part]) for part in ("params", "batch_stats"))
 
 
 _inits: dict[str, Any] = {}
+"""Static fields of a config -> the compiled function that draws its weights."""
 
 
 def _pooled(name: str) -> Callable[[Arrays], float]:
@@ -162,9 +169,5 @@ def _values(of: Callable[[Arrays], float], runs: Mapping[int, Arrays]) -> dict[i
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.exit_status():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the runs measured so far are kept")

@@ -62,7 +62,7 @@ def measure(
     the batches are joined in float64, so that a channel that does not vary has no deviation, whatever its value.
     """
     if cfg.model.name not in specs.NETWORKS:
-        raise ValueError(f"{cfg.model.name} has no blocks to analyze; allowed: {', '.join(specs.NETWORKS)}")
+        raise UserError(f"{cfg.model.name} has no blocks to analyze; allowed: {', '.join(specs.NETWORKS)}")
     # Neither changes what the weights compute: the activation's bounds are arguments, a split only saves memory.
     net = dataclasses.replace(specs.network(cfg.model), project_act="linear", split=1)
     of_batch = _program(net, mean, std)
@@ -73,7 +73,7 @@ def measure(
         images_N.append(float(np.sum(mask_B)))
         batch = jax.device_put((images_BHWC, mask_B))
         for found_N, weights in zip(found, on_device, strict=True):
-            found_N.append(jax.device_get(of_batch(*weights, config.knobs(cfg), *batch)))
+            found_N.append(jax.device_get(of_batch(*weights, config.traced_values(cfg), *batch)))
     share_N = np.array(images_N) / np.sum(images_N)
     return [
         [_joined(share_N, of_block_N, params["blocks"][i]) for i, of_block_N in enumerate(zip(*found_N, strict=True))]

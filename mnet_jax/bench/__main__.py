@@ -95,17 +95,17 @@ def _check(args: argparse.Namespace) -> dict[str, Part]:
 
 def _latencies(args: argparse.Namespace, settings: Settings) -> Result:
     """The latency of every arm; it is written into the workdir, too, where a report finds it."""
-    from mnet_jax import results, sweep
+    from mnet_jax import laboratory, results
 
-    file, _, scale = args.config.partition(":")
-    plan = sweep.plan(sweep.load(Path(file)), scale or "digits", {}, "train", "")
+    planned_here = laboratory.plan([args.config])[0]
+    plan = planned_here.sweep
     if args.workdir:
         planned = results.read_sweep(args.workdir)
         if (planned.experiment, planned.scale) != (plan.experiment, plan.scale):
             raise UserError(
                 f"{args.workdir} holds {planned.experiment}:{planned.scale}, not {plan.experiment}:{plan.scale}"
             )
-    result = inference.latencies(plan, settings)
+    result = inference.latencies(plan, planned_here.experiment.code, settings)
     if args.workdir:
         results.write_latencies(args.workdir, {arm: times.seconds for arm, times in result.times.items()})
     return result

@@ -21,7 +21,8 @@ import numpy as np
 from mnet_jax import config, flags
 from mnet_jax.bench import harness
 from mnet_jax.bench.harness import InProcess, Run, Settings
-from mnet_jax.data import augment, pipeline, prepare, sources
+from mnet_jax.data import augment, load, pipeline, prepare
+from mnet_jax.data.dataset import Split, epoch_order
 from mnet_jax.errors import UserError
 from mnet_jax.table import Table
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         if not args.source:
             _photographs(root / name, 3 * BATCH)
             prepare.prepare(name, root)
-        folder = root / name if not args.source else sources.root(args.data_dir) / name
+        folder = root / name if not args.source else load.data_dir(args.data_dir) / name
         files = sorted((folder / "train").glob("*/*.jp*g"))
         if len(files) < BATCH:
             raise UserError(f"{folder}/train holds {len(files)} JPEGs; allowed: a folder with {BATCH} or more")
@@ -135,15 +136,15 @@ def _photographs(folder: Path, count: int) -> None:
 def _shrunk(files: Sequence[Path], folder: Path, short_side: int) -> None:
     folder.mkdir(parents=True)
     for number, file in enumerate(files):
-        (folder / f"{number:06}.jpg").write_bytes(prepare.smaller(file.read_bytes(), 3, short_side))
+        (folder / f"{number:06}.jpg").write_bytes(prepare.shrink(file.read_bytes(), 3, short_side))
 
 
 def _feed(name: str, root: Path) -> Run:
     data = config.default().data
     data.source, data.dir, data.size, data.threads = name, str(root), SIZE, 2
-    source = sources.load(name, str(root))
-    split = sources.Split(source.train_pool, source.train_pool[:1], "")
-    return lambda count: _drain(pipeline.Feed(source, split, data, 0, BATCH).batches(stop=count), count)
+    dataset = load.from_name(name, str(root))
+    split = Split(dataset.train_indices, dataset.train_indices[:1], "")
+    return lambda count: _drain(pipeline.Feed(dataset, split, data, 0, BATCH).batches(stop=count), count)
 
 
 def _torch_files(files: Sequence[Path]) -> Pipelines:
@@ -212,7 +213,7 @@ def _on_device(images_NHWC: np.ndarray) -> Run:
         everything = np.arange(len(images_NHWC))
         per_epoch = len(everything) // BATCH
         for epoch in range(-(-count // per_epoch)):
-            order_TB = jnp.asarray(sources.epoch_order(0, epoch, everything, BATCH))
+            order_TB = jnp.asarray(epoch_order(0, epoch, everything, BATCH))
             for index in range(min(per_epoch, count - epoch * per_epoch)):
                 step(order_TB, jnp.int32(index)).block_until_ready()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mnet_jax import config, stats, sweep, workers
+from mnet_jax import config, formatting, sweep, workers
 from mnet_jax.bench import harness, step
 from mnet_jax.bench.harness import Contender, Result, Settings, Times
 from mnet_jax.bench.regime import BFLOAT16, V2, Regime
@@ -12,6 +12,7 @@ from mnet_jax.table import Row, Table
 
 if TYPE_CHECKING:
     from mnet_jax.cost import Cost, Layer
+    from mnet_jax.experiment import Code
     from mnet_jax.results import Sweep
 
 REGIMES = {"224, batch 1": Regime(V2, 224, 1), **step.REGIMES}
@@ -82,16 +83,18 @@ def _by_type(counted: "Cost", regime: Regime, settings: Settings, name: str) -> 
     return Result(title, [Table(f"{name} by type of layer, batch 1 on one core", header, rows)], times)
 
 
-def latencies(plan: "Sweep", settings: Settings) -> Result:
+def latencies(plan: "Sweep", code: "Code", settings: Settings) -> Result:
     """A row an arm: batch 1 on one core, as a multiple of the first arm's, beside the paper's where the claim has it.
 
-    The result's `times` are {arm: Times}. UserError where the experiment has no networks.
+    The result's `times` are {arm: Times}. UserError where the experiment has no networks, or brings its own.
     """
-    if plan.config["task"] != "classification":
-        raise UserError(f"{plan.experiment}:{plan.scale} has no networks to time; allowed: experiments that classify")
+    if not code.task_of(sweep.arm_config(plan.config, plan.arms[0])).trains:
+        raise UserError(f"{plan.experiment}:{plan.scale} has no networks to time; allowed: experiments that train")
+    if code.network or code.blocks:
+        raise UserError(f"{plan.experiment} brings a network of its own, which the benchmark's processes do not know")
     contenders = {}
     for arm in plan.arms:
-        if not arm.twin_of:
+        if not arm.same_lr_as:
             flat = config.flatten(sweep.arm_config(plan.config, arm))
             fields = {key: value for key, value in flat.items() if key.startswith("model.") and "norm." not in key}
             model = {key.removeprefix("model."): value for key, value in fields.items()}
@@ -102,12 +105,12 @@ def latencies(plan: "Sweep", settings: Settings) -> Result:
 
 
 def _latency_table(plan: "Sweep", times: Mapping[str, Times]) -> Table:
-    printed = {name: row.get("latency_ms") for name, row in plan.claim.get("printed", {}).items()}
+    printed = {name: row.get("latency_ms") for name, row in (plan.claim.printed or {}).items()}
     first, ours = next(iter(times.items()))
     rows = []
     for name, entry in times.items():
         cost = plan.arm(name).cost
-        cells = [name, stats.quantity(cost["madds"]), stats.quantity(cost["params"])]
+        cells = [name, formatting.quantity(cost["madds"]), formatting.quantity(cost["params"])]
         cells += harness.format_row(entry, ours)
         if any(printed.values()):
             paper, base = printed.get(name), printed.get(first)

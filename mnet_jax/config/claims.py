@@ -188,7 +188,7 @@ def _contrast(value: Any, where: str) -> Contrast:
     margin, published = value.get("margin"), value.get("published")
     if kind == "equivalent":
         _check_number(margin, f"{where}: margin")
-        if not margin > 0:
+        if margin is None or margin <= 0:
             raise UserError(f"{where}: margin={margin!r}; allowed: a positive number, in points for accuracies")
     if published is not None:
         _check_number(published, f"{where}: published")

@@ -183,4 +183,4 @@ def traced_values(config: ConfigDict) -> Any:
 
 @cache
 def _traced_type(names: tuple[str, ...]) -> Any:
-    return namedtuple("Traced", names)
+    return namedtuple("Traced", names)  # pyrefly: ignore

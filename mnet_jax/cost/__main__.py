@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises UserError before anything is counted or printed."""
-    networks = ", ".join(config.KNOBS["model.name"].allowed or ())
+    networks = ", ".join(config.FIELDS["model.name"].allowed or ())
     if not args.names and not args.paper:
         raise UserError(f"no network; allowed: --paper, or any of {networks}")
     if args.resolution is not None and args.resolution > 0:  # `cost.count` refuses the others
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--picture", type=Path, help="file for channels and memory by depth; with --summary, shares")
     parser.add_argument("--format", choices=tuple(FORMATS), default="text")
     group = parser.add_argument_group("the network, as in the config")
-    for name, knob in config.KNOBS.items():
+    for name, knob in config.FIELDS.items():
         field = name.removeprefix("model.")
         if name.startswith("model.") and "." not in field and field not in NOT_COST:
             group.add_argument(f"--{field}", help=knob.meaning.replace("%", "%%"))
@@ -129,7 +129,7 @@ def paper_tables(names: Sequence[str], flat: bool = False) -> list[Table]:
 def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int, cost.Cost]:
     cfg = config.default()
     overrides = {field: value for field, value in vars(args).items() if value is not None} | fields
-    known = {f"model.{field}": value for field, value in overrides.items() if f"model.{field}" in config.KNOBS}
+    known = {f"model.{field}": value for field, value in overrides.items() if f"model.{field}" in config.FIELDS}
     config.override(cfg, {"model.name": name, **known}, "cost")
     resolution = conventions.RESOLUTIONS.get(name, 224) if args.resolution is None else args.resolution
     return cfg.model, resolution, cost.count(cfg.model, resolution, bytes_per_element=args.bytes)

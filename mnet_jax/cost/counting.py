@@ -182,7 +182,7 @@ def _bridged(module: linen.Module, images: jax.Array) -> Any:
 def _checked(model: Any) -> Any:
     """A copy of `cfg.model`, every field checked, with plain convolutions in one type."""
     cfg = config.default()
-    names = [name.removeprefix("model.") for name in config.KNOBS if name.startswith("model.")]
+    names = [name.removeprefix("model.") for name in config.FIELDS if name.startswith("model.")]
     config.override(cfg, {f"model.{name}": functools.reduce(getattr, name.split("."), model) for name in names}, "cost")
     cfg.model.formulation, cfg.model.norm.group = "lax", 0
     cfg.model.dtype, cfg.model.act_bits = "float32", 0

@@ -209,8 +209,8 @@ class ConvNorm(Conv):
     ) -> tuple[jax.Array, jax.Array]:
         """Calls this layer, then `depthwise` on its output: (y_BHWC, z_BHWC), both after `act`.
 
-        If both layers are in training mode, on a CPU, one compiled operation takes the convolution's output through this
-        layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC that
+        If both layers are in training mode, on a CPU, one compiled operation takes the convolution's output through
+        this layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC that
         is returned comes from a plain norm of the same convolution, which XLA removes as dead code from a program that
         does not use it: a compiled training step, which uses z_BHWC only, computes nothing twice.
         """
@@ -231,9 +231,7 @@ class ConvNorm(Conv):
         kernel = depthwise.kernel[...]
         pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], depthwise.stride, depthwise.padding)
         inner, outer = (Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
-        z_BHWC, *moments = norm_depthwise_norm(
-            x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad
-        )
+        z_BHWC, *moments = norm_depthwise_norm(x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad)
         for layer, (mean, var) in zip((self, depthwise), moments, strict=True):
             layer._average(mean, var)
         return y_BHWC, z_BHWC

@@ -134,7 +134,7 @@ def _weighted_sum(terms: Taps, kernel_KKC: jax.Array) -> jax.Array:
 def _taps(
     x_BHWC: jax.Array,
     kernel: tuple[int, ...],
-    size: tuple[int, ...],
+    size: tuple[int, int],
     stride: int,
     padding: Padding,
     dilation: int,
