@@ -140,10 +140,11 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         "fields": (Mapping, "a dict from names to config.Field"),
     }
     kind, allowed = kinds.get(name, (Callable, "a function"))
-    if value is not None and not isinstance(value, kind):
+    fits = value is None or isinstance(value, kind)
+    if fits and name == "metrics" and isinstance(value, Mapping):
+        fits = all(isinstance(metric, Metric) and callable(function) for metric, function in value.items())
+    if not fits:
         raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
-    if name == "metrics" and not all(isinstance(key, Metric) and callable(of) for key, of in (value or {}).items()):
-        raise UserError(f"{path}: metrics is {value!r}; allowed: {allowed}")
     return value
 
 

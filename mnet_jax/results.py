@@ -318,7 +318,7 @@ class Rows(list[dict[str, Any]]):
     def to_pandas(self) -> Any:
         """A pandas.DataFrame with a line for each run; needs pandas."""
         try:
-            import pandas
+            import pandas  # pyrefly: ignore
         except ImportError as error:
             raise UserError(f"to_pandas needs pandas: pip install pandas ({error})") from None
         return pandas.DataFrame.from_records(list(self))

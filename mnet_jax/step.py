@@ -261,8 +261,8 @@ def _freeze_norms(network: nnx.Module, trained: Mapping[str, bool] | None) -> No
     if trained is None:
         return
     for path, module in nnx.iter_modules(network):
-        if hasattr(module, "use_running_average"):
-            module.use_running_average = not _trains(path, trained)
+        if hasattr(module, "use_running_average") and not _trains(path, trained):
+            module.eval()
 
 
 def _trains(path: tuple[Any, ...], trained: Mapping[str, bool]) -> bool:

@@ -292,8 +292,8 @@ class Training:
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                trained = _of_run(parts, number)
-                weights.save(log.folder / "weights.safetensors", *trained, self._header(number))
+                params, batch_stats = trained = _of_run(parts, number)
+                weights.save(log.folder / "weights.safetensors", params, batch_stats, self._header(number))
                 log.close()
             line = log.lines[-1]
             metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}
@@ -370,8 +370,8 @@ def _in_order(kept: list[dict[str, np.ndarray]], number: int) -> dict[str, np.nd
     """What is kept of each held-out image of a run, [N, ...], from pieces [S, N, B, ...]; {} where nothing is."""
     flat = [{name: array[number].reshape(-1, *array.shape[3:]) for name, array in piece.items()} for piece in kept]
     joined = {name: np.concatenate([piece[name] for piece in flat]) for name in (flat[0] if flat else ())}
-    mask = joined.pop(MASK, None)
-    return {name: array[mask > 0] for name, array in joined.items()}
+    chosen = joined.pop(MASK, np.zeros(0)) > 0
+    return {name: array[chosen] for name, array in joined.items()}
 
 
 def _of_run(parts: Any, number: int) -> Any:

@@ -82,11 +82,12 @@ def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple
     path = _weights(workdir, row["run"])
     tensors, _ = weights.read(path)
     weights.fit(path, tensors, weights.flatten(*initial))
+    params, batch_stats = (weights.unflatten(tensors, tree) for tree in initial)
     return analysis.measure(
         cfg,
         dataset.mean,
         dataset.std,
-        trained=tuple(weights.unflatten(tensors, tree) for tree in initial),
+        trained=(params, batch_stats),
         initial=initial,
         batches=analysis.batches(dataset.in_memory(), test, cfg.train.batch_size),
     )

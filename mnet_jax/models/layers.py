@@ -210,9 +210,9 @@ class ConvNorm(Conv):
         """Calls this layer, then `depthwise` on its output: (y_BHWC, z_BHWC), both after `act`.
 
         If both layers are in training mode, on a CPU, one compiled operation takes the convolution's output through
-        this layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC that
-        is returned comes from a plain norm of the same convolution, which XLA removes as dead code from a program that
-        does not use it: a compiled training step, which uses z_BHWC only, computes nothing twice.
+        this layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC
+        that is returned comes from a plain norm of the same convolution, which XLA removes as dead code from a program
+        that does not use it: a compiled training step, which uses z_BHWC only, computes nothing twice.
         """
         config = self.config
         x_BHWC = cast(x_BHWC, config)

@@ -223,7 +223,8 @@ def _kernel_gradient(
     x_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, padding: Padding, dilation: int, kernel: tuple[int, ...]
 ) -> jax.Array:
     """Gradient to the kernel, as a sum per tap."""
-    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding, dilation)
+    rows, columns = dy_BHWC.shape[1:3]
+    taps = _taps(x_BHWC, kernel, (rows, columns), stride, padding, dilation)
     dtype = accumulator(x_BHWC.dtype)
     sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
     return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
