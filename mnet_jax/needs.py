@@ -65,9 +65,8 @@ def start_from(state: step.State, sources: Sequence[dict[str, Source]], mesh: Me
             path = source.record.get("file") or source.record["run"]
             fitting = weights.fit(path, source.tensors, wanted, source.partly)
             if rest := sorted(set(wanted) - set(fitting)):
-                logging.info(
-                    "%s: %d of %d weights fit; drawn instead: %s", path, len(fitting), len(wanted), ", ".join(rest)
-                )
+                layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in rest))
+                logging.info("%s: %d of %d weights fit; drawn are those of %s", path, len(fitting), len(wanted), layers)
             for name in fitting:
                 arrays[name][number] = source.tensors[name]
     put = {

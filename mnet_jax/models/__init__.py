@@ -41,3 +41,10 @@ def build(model: Any, rngs: "nnx.Rngs", blocks: Mapping[str, Any] | None = None)
     network = structure(model, blocks)
     init.initialize(network, rngs.params(), model.init)
     return network
+
+
+def load(path: Any, formulation: str = "", file: Any = "") -> Any:
+    """The trained network of a weights file, ready to use; see `mnet_jax.trained.load`."""
+    from mnet_jax import trained  # the one arrow upwards: a trained network also knows its task and its data
+
+    return trained.load(path, formulation, file)
