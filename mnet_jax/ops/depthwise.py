@@ -52,7 +52,7 @@ def pad(x_BHWC: jax.Array, padding: Padding) -> jax.Array:
     return lax.pad(x_BHWC, jnp.zeros((), x_BHWC.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
 
 
-def window(x_BHWC: jax.Array, corner: tuple[int, int], size: tuple[int, int], stride: int) -> jax.Array:
+def window(x_BHWC: jax.Array, corner: tuple[int, int], size: Sequence[int], stride: int) -> jax.Array:
     """Every `stride`-th row and column from `corner` on: [B, *size, C]."""
     B, _, _, C = x_BHWC.shape
     (i, j), (rows, columns) = corner, size
@@ -134,7 +134,7 @@ def _weighted_sum(terms: Taps, kernel_KKC: jax.Array) -> jax.Array:
 def _taps(
     x_BHWC: jax.Array,
     kernel: tuple[int, ...],
-    size: tuple[int, int],
+    size: Sequence[int],
     stride: int,
     padding: Padding,
     dilation: int,
@@ -223,8 +223,7 @@ def _kernel_gradient(
     x_BHWC: jax.Array, dy_BHWC: jax.Array, stride: int, padding: Padding, dilation: int, kernel: tuple[int, ...]
 ) -> jax.Array:
     """Gradient to the kernel, as a sum per tap."""
-    rows, columns = dy_BHWC.shape[1:3]
-    taps = _taps(x_BHWC, kernel, (rows, columns), stride, padding, dilation)
+    taps = _taps(x_BHWC, kernel, dy_BHWC.shape[1:3], stride, padding, dilation)
     dtype = accumulator(x_BHWC.dtype)
     sums = [jnp.sum(x_BHWC.astype(dtype) * dy_BHWC.astype(dtype), (0, 1, 2)) for _, _, x_BHWC in taps]
     return jnp.stack(sums).reshape(*kernel, -1).astype(x_BHWC.dtype)
