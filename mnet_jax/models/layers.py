@@ -10,7 +10,7 @@ from jax import lax
 
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs
-from mnet_jax.models.init import INITS, kernel
+from mnet_jax.models.init import INITS, filled, kernel
 from mnet_jax.models.specs import LayerConfig
 from mnet_jax.ops import accumulator, choose, depthwise, filter, native, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
@@ -99,7 +99,7 @@ class Conv(nnx.Module):
         self.padding = config.padding if padding is None else padding
         self.kernel = kernel(shape, INITS[config.init].std(fan_in))
         if bias:
-            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+            self.bias = nnx.Param(filled((outputs,), 0.0))
 
     def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution alone, with a kernel of the shape of the layer's."""
@@ -141,7 +141,7 @@ class FakeQuant(nnx.Module):
 
     def __init__(self, config: LayerConfig):
         self.levels, self.momentum, self.use_running_average = 2**config.act_bits - 1, config.norm_momentum, False
-        self.low, self.high = (nnx.BatchStat(jnp.zeros((), jnp.float32)) for _ in range(2))
+        self.low, self.high = (nnx.BatchStat(filled((), 0.0)) for _ in range(2))
 
     def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
         """Returns q_BHWC; `bounds` are (low, high) of the activation that computed x_BHWC, infinite if it has none."""
@@ -175,9 +175,9 @@ class ConvNorm(Conv):
         super().__init__(config, kind, inputs, outputs, *args, **kwargs)
         self.use_running_average = False
         if learn_scale:
-            self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
+            self.scale = nnx.Param(filled((outputs,), 1.0))
+        self.mean = nnx.BatchStat(filled((outputs,), 0.0))
+        self.var = nnx.BatchStat(filled((outputs,), 1.0))
         if config.act_bits:
             self.quantize = FakeQuant(config)
 
@@ -207,10 +207,10 @@ class ConvNorm(Conv):
     ) -> tuple[jax.Array, jax.Array]:
         """Calls this layer, then `depthwise` on its output: (y_BHWC, z_BHWC), both after `act`.
 
-        If both layers are in training mode, on a CPU, one compiled operation takes the convolution's output through this
-        layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC that
-        is returned comes from a plain norm of the same convolution, which XLA removes as dead code from a program that
-        does not use it: a compiled training step, which uses z_BHWC only, computes nothing twice.
+        If both layers are in training mode, on a CPU, one compiled operation takes the convolution's output through
+        this layer's norm, the depthwise convolution and its norm, so that y_BHWC is never written to memory. The y_BHWC
+        that is returned comes from a plain norm of the same convolution, which XLA removes as dead code from a program
+        that does not use it: a compiled training step, which uses z_BHWC only, computes nothing twice.
         """
         config = self.config
         x_BHWC = cast(x_BHWC, config)
@@ -267,7 +267,7 @@ class Dense(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, std: float = 0.09):
         self.kernel = kernel((inputs, outputs), std)
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.bias = nnx.Param(filled((outputs,), 0.0))
 
     def __call__(self, x_BC: jax.Array, act: Activation = LINEAR) -> jax.Array:
         """Returns y_BC after `act`; UserError where the input has another number of channels."""
