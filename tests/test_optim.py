@@ -127,3 +127,13 @@ def test_a_layers_own_bias_is_told_from_its_norms(name):
             biases[".".join(owner)] = on
             assert on == (not isinstance(layers[tuple(owner)], ConvNorm)), owner
     assert sum(biases.values()) == {"mobilenet_v3_small": 20, "squeezenet": 26, "inception_v3": 1}[name]
+
+
+def test_a_dense_convolution_in_the_place_of_a_depthwise_one_is_decayed():
+    for conv, decayed in (("depthwise", False), ("full", True)):
+        cfg = config.default().model
+        cfg.name, cfg.conv = "s8", conv
+        model = nnx.eval_shape(lambda cfg=cfg: models.structure(cfg))
+        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), settings())
+        assert {block["depthwise"]["kernel"] for block in mask["blocks"].values()} == {decayed}

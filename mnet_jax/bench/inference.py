@@ -57,7 +57,7 @@ def _by_type(counted: "Cost", regime: Regime, settings: Settings, name: str) -> 
 
     "MobileNet spends 95 % of its computation time in 1x1 convolutions" (Howard et al. 2017, section 3.2).
     """
-    from mnet_jax.cost.counting import WEIGHTED
+    from mnet_jax.cost.walk import WEIGHTED
 
     layers: dict[str, list[Layer]] = {}
     for layer in counted.layers:

@@ -61,7 +61,7 @@ def machine(gemm_seconds: float, copy_seconds: float, sizes: Mapping[str, Any]) 
 
 def floor(counted: Any, batch: int, passes: int, machine: Machine) -> float:
     """Seconds of a step on `batch` images, of a network counted at the bytes of an element."""
-    from mnet_jax.cost.counting import CONVOLUTIONS
+    from mnet_jax.cost.walk import CONVOLUTIONS
 
     madds = sum(layer.madds for layer in counted.layers if layer.type != "depthwise conv")
     outputs = sum(layer.activation_bytes for layer in counted.layers if layer.type in CONVOLUTIONS)

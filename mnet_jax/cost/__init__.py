@@ -14,6 +14,7 @@ The paper's D_F is the size of the output, zero padding counts as any other pixe
 norm, activation or addition. `tests/test_cost.py` holds the counter to these equations over random layers.
 """
 
-from mnet_jax.cost.counting import Cost, Layer, count
+from mnet_jax.cost.count import Cost, count
+from mnet_jax.cost.walk import Layer
 
 __all__ = ["Cost", "Layer", "count"]

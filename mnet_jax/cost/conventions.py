@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mnet_jax.cost.counting import CONVOLUTIONS, WEIGHTED, Layer
+from mnet_jax.cost.walk import CONVOLUTIONS, WEIGHTED, Layer
 
 Layers = Sequence[Layer]
 

@@ -16,7 +16,8 @@ from importlib import resources
 
 from mnet_jax import config
 from mnet_jax.cost import conventions
-from mnet_jax.cost.counting import Cost, Layer, count
+from mnet_jax.cost.count import Cost, count
+from mnet_jax.cost.walk import Layer
 
 UNITS = {"M": 10**6, "KB": 10**3, "%": 1, "": 1}
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from mnet_jax import models
 from mnet_jax.cost import conventions
-from mnet_jax.cost.counting import Cost
+from mnet_jax.cost.count import Cost
 
 
 def lower(model: Any, resolution: int) -> Any:

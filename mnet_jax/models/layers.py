@@ -10,7 +10,7 @@ from jax import lax
 
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs
-from mnet_jax.models.init import INITS, kernel
+from mnet_jax.models.init import INITS, filled, kernel
 from mnet_jax.models.specs import LayerConfig
 from mnet_jax.ops import accumulator, depthwise, norm, pointwise
 from mnet_jax.ops.depthwise import Padding, output_size, pads
@@ -101,7 +101,7 @@ class Conv(nnx.Module):
         self.padding = config.padding if padding is None else padding
         self.kernel = kernel(shape, INITS[config.init].std(fan_in))
         if bias:
-            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+            self.bias = nnx.Param(filled((outputs,), 0.0))
 
     def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution alone, with a kernel of the shape of the layer's."""
@@ -143,7 +143,7 @@ class FakeQuant(nnx.Module):
 
     def __init__(self, config: LayerConfig):
         self.levels, self.momentum, self.use_running_average = 2**config.act_bits - 1, config.norm_momentum, False
-        self.low, self.high = (nnx.BatchStat(jnp.zeros((), jnp.float32)) for _ in range(2))
+        self.low, self.high = (nnx.BatchStat(filled((), 0.0)) for _ in range(2))
 
     def __call__(self, x_BHWC: jax.Array, bounds: Bounds) -> jax.Array:
         """Returns q_BHWC; `bounds` are (low, high) of the activation that computed x_BHWC, infinite if it has none."""
@@ -177,9 +177,9 @@ class ConvNorm(Conv):
         super().__init__(config, kind, inputs, outputs, *args, **kwargs)
         self.use_running_average = False
         if learn_scale:
-            self.scale = nnx.Param(jnp.ones(outputs, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
+            self.scale = nnx.Param(filled((outputs,), 1.0))
+        self.mean = nnx.BatchStat(filled((outputs,), 0.0))
+        self.var = nnx.BatchStat(filled((outputs,), 1.0))
         if config.act_bits:
             self.quantize = FakeQuant(config)
 
@@ -267,7 +267,7 @@ class Dense(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, std: float = 0.09):
         self.kernel = kernel((inputs, outputs), std)
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.bias = nnx.Param(filled((outputs,), 0.0))
 
     def __call__(self, x_BC: jax.Array, act: Activation = LINEAR) -> jax.Array:
         """Returns y_BC after `act`; UserError where the input has another number of channels."""

@@ -1,20 +1,13 @@
-"""The counter: walks the jaxpr of an evaluation on one image, with abstract values only."""
+"""The walker: goes through a jaxpr, with abstract values only, and lists the layers that its equations amount to."""
 
-import functools
-import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
-
-from mnet_jax import config, models
-from mnet_jax.models.specs import LayerConfig
+from flax import nnx
 
 CONVOLUTIONS = ("conv", "depthwise conv", "grouped conv", "transposed conv")
 WEIGHTED = (*CONVOLUTIONS, "dense")
@@ -69,171 +62,13 @@ class Layer:
 IMAGES = Layer("images", "images", (), (), 1, (), (), ())
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one image costs in an evaluation.
-
-    `madds`             multiply-adds of convolutions and dense layers, zero padding included, as the papers count.
-    `params_weights`    kernels of convolutions and dense layers, as the papers count.
-    `params_trainable`  also biases, and scale and bias of norms, as PyTorch counts.
-    `params_all`        also the norms' moving averages, as Keras counts.
-    `max_activation_bytes`  of the largest tensor that a layer makes.
-    `peak_bytes`        most bytes alive at once in the order of the layers, a layer's inputs and output together;
-                        elementwise layers work in place where they may. Parameters are not in it.
-    `unknown`           operations on activations that the counter has no rule for, with how often they occur: their
-                        cost is not in the table.
-    """
-
-    madds: int
-    params_weights: int
-    params_trainable: int
-    params_all: int
-    max_activation_bytes: int
-    peak_bytes: int
-    layers: tuple[Layer, ...]
-    unknown: Mapping[str, int]
-
-
-def count(
-    model: Any,
-    resolution: int | None = None,
-    *,
-    input_shape: Sequence[int] | None = None,
-    bytes_per_element: int = 2,
-) -> Cost:
-    """Counts a network in evaluation mode.
-
-    Args:
-      model: `cfg.model`, or any Flax module, NNX or Linen, that can be called with images alone. Of a tuple that it
-        returns, the first is the output. Layers of this package count as `lax` convolutions, however they compute.
-      resolution: height and width of the images, whose channels are `cfg.model.in_channels`, for a module 3.
-      input_shape: in its place (H, W, C), or with a leading batch dimension, which counts as 1.
-      bytes_per_element: of activations and parameters; 2 for 16-bit floats, as the V2 paper's memory table has it.
-
-    Raises:
-      ValueError: the config is not possible, the image is too small for the strides, or does not fit the network.
-    """
-    if isinstance(model, nnx.Module | linen.Module):
-        name, channels, module = type(model).__name__, 3, model
-    else:
-        cfg = _checked(model)
-        name, channels = cfg.name, cfg.in_channels
-        module = nnx.eval_shape(lambda: models.structure(cfg))
-    if resolution is not None and input_shape is None:
-        shape = (resolution, resolution, channels)
-    elif input_shape is not None and resolution is None:
-        shape = tuple(input_shape)
-    else:
-        raise ValueError(f"resolution={resolution} and input_shape={input_shape}; allowed: one of the two")
-    if len(shape) in (2, 4):
-        shape = shape[1:]
-    if min(shape) < 1:
-        raise ValueError(f"{name} on an input of {_by(shape)}; allowed: sizes of at least 1")
-    if isinstance(module, linen.Module):
-        module = nnx.eval_shape(lambda: _bridged(model, jnp.zeros((1, *shape), jnp.float32)))
-    graphdef, rngs, params, rest = nnx.split(module, nnx.RngState, nnx.Param, ...)
-    scopes: dict[str, nnx.Module] = {}
-
-    def forward(rngs: Any, params: Any, rest: Any, images: jax.Array) -> Any:
-        network: Any = nnx.merge(graphdef, rngs, params, rest, copy=True)
-        network.eval()
-        scopes.update(_scope(network))
-        result = network(images)
-        return result[0] if isinstance(result, tuple) else result
-
-    try:
-        traced = jax.make_jaxpr(forward)(rngs, params, rest, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{name} does not take an input of {_by(shape)}: {error}") from error
-    leaves = [
-        _Parameter(".".join(map(str, path)), math.prod(leaf.shape), trainable)
-        for state, trainable in ((params, True), (rest, False))
-        for path, leaf in zip((path for path, _ in nnx.to_flat_state(state)), jax.tree.leaves(state), strict=True)
-    ]
-    walk = _Walk(scopes, leaves, bytes_per_element)
-    made = [_Value(None)] * len(jax.tree.leaves(rngs)) + [_Value(None, frozenset({i})) for i in range(len(leaves))]
-    outputs = walk.run(traced.jaxpr, [_Value(None)] * len(traced.consts), [*made, _Value(-1)], "", 1)
-    walk.finish(outputs)
-    for layer in walk.layers:
-        for size, stride in zip(layer.input_shape, layer.stride, strict=False):
-            if size < stride or 0 in layer.output_shape:
-                raise ValueError(
-                    f"an input of {_by(shape)} is too small for the strides of {name}: "
-                    f"{layer.name} (stride {stride}) gets {_by(layer.input_shape)}"
-                )
-    layers = tuple(walk.layers)
-    return Cost(
-        madds=sum(layer.madds for layer in layers),
-        params_weights=sum(layer.params - layer.biases for layer in layers if layer.type in WEIGHTED),
-        params_trainable=sum(layer.params for layer in layers),
-        params_all=sum(layer.params + layer.statistics for layer in layers),
-        max_activation_bytes=max((layer.activation_bytes for layer in layers), default=0),
-        peak_bytes=walk.peak(math.prod(shape) * bytes_per_element),
-        layers=layers,
-        unknown=dict(walk.unknown),
-    )
-
-
-def _bridged(module: linen.Module, images: jax.Array) -> Any:
-    bridge: Any = nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0))
-    return nnx.bridge.lazy_init(bridge, images)
-
-
-def _checked(model: Any) -> Any:
-    """A copy of `cfg.model`, every field checked, with plain convolutions in one type."""
-    cfg = config.default()
-    names = [name.removeprefix("model.") for name in config.FIELDS if name.startswith("model.")]
-    config.override(cfg, {f"model.{name}": functools.reduce(getattr, name.split("."), model) for name in names}, "cost")
-    cfg.model.formulation, cfg.model.norm.group = "lax", 0
-    cfg.model.dtype, cfg.model.act_bits = "float32", 0
-    config.check(cfg, "cost")
-    return cfg.model
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _scope(network: nnx.Module) -> dict[str, nnx.Module]:
-    """Makes every module trace its methods under its path, as a `jax.named_scope`; returns the modules by path."""
-    modules: dict[Any, Any] = {path: node for path, node in nnx.iter_graph(network) if isinstance(node, nnx.Module)}
-    scopes = {}
-    for path, module in modules.items():
-        if isinstance(getattr(module, "config", None), LayerConfig):
-            module.config = module.config._replace(formulation="lax")
-        if path:
-            scopes[".".join(map(str, path))] = module
-            module.__class__ = _scoped(type(module))
-            module._scope = ".".join(map(str, path))
-    return scopes
-
-
-@functools.cache
-def _scoped(module: type[nnx.Module]) -> type[nnx.Module]:
-    def traced(method):
-        @functools.wraps(method)
-        def call(self, *args, **kwargs):
-            with jax.named_scope(self._scope):
-                return method(self, *args, **kwargs)
-
-        return call
-
-    names = {"__call__"} | {name for name in dir(module) if not name.startswith("_")} - set(dir(nnx.Module))
-    methods = {name: inspect.getattr_static(module, name, None) for name in names}
-    return type(module)(
-        module.__name__,
-        (module,),
-        {name: traced(method) for name, method in methods.items() if inspect.isfunction(method)},
-    )
-
-
-class _Parameter(NamedTuple):
+class Parameter(NamedTuple):
     path: str
     size: int
     trainable: bool
 
 
-class _Value(NamedTuple):
+class Value(NamedTuple):
     """What is known of a traced value.
 
     `tensor`    the layer that made it, -1 for the images, None where it does not depend on them.
@@ -263,22 +98,22 @@ ARITHMETIC = ("add", "sub", "mul", "div", "pow", "integer_pow", "square", "sqrt"
 FLAX_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm, nnx.InstanceNorm)
 
 
-class _Walk:
+class Walk:
     """Goes through the equations in order, and writes the layers that they amount to."""
 
-    def __init__(self, scopes: Mapping[str, nnx.Module], leaves: Sequence[_Parameter], bytes_per_element: int):
+    def __init__(self, scopes: Mapping[str, nnx.Module], leaves: Sequence[Parameter], bytes_per_element: int):
         self.scopes, self.leaves, self.bytes_per_element = scopes, leaves, bytes_per_element
         self.layers: list[Layer] = []
         self.last_use: dict[int, int] = {}
         self.unused = set(range(len(leaves)))
         self.unknown: Counter[str] = Counter()
 
-    def run(self, jaxpr: Any, consts: Sequence[_Value], args: Sequence[_Value], outer: str, times: int) -> list[_Value]:
+    def run(self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value], outer: str, times: int) -> list[Value]:
         """Walks a jaxpr that runs `times` times inside the scope `outer`; returns what it returns."""
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
-        def read(atom: Any) -> _Value:
-            return _Value(None, constant=_scalar(atom.val)) if hasattr(atom, "val") else known[atom]
+        def read(atom: Any) -> Value:
+            return Value(None, constant=_scalar(atom.val)) if hasattr(atom, "val") else known[atom]
 
         for equation in jaxpr.eqns:
             scope = f"{outer}/{equation.source_info.name_stack}"
@@ -286,7 +121,7 @@ class _Walk:
             known |= zip(equation.outvars, results, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def step(self, equation: Any, args: list[_Value], scope: str, times: int) -> list[_Value]:
+    def step(self, equation: Any, args: list[Value], scope: str, times: int) -> list[Value]:
         """Walks one equation."""
         primitive, params = equation.primitive.name, equation.params
         tensors = tuple(dict.fromkeys(arg.tensor for arg in args if arg.tensor is not None))
@@ -294,12 +129,12 @@ class _Walk:
         if inner is not None and (primitive == "scan" or len(getattr(inner, "jaxpr", inner).invars) == len(args)):
             if primitive == "scan":
                 return self.scan(equation, inner, args, scope, times)
-            consts = [_Value(None)] * len(getattr(inner, "consts", ()))
+            consts = [Value(None)] * len(getattr(inner, "consts", ()))
             return self.run(getattr(inner, "jaxpr", inner), consts, args, scope, times)
         if not tensors:
             leaves = frozenset().union(*(arg.leaves for arg in args))
             constant = args[0].constant if primitive in MOVES and len(args) == 1 else None
-            return [_Value(None, leaves, constant)] * len(equation.outvars)
+            return [Value(None, leaves, constant)] * len(equation.outvars)
         if primitive in MOVES:
             made = tensors[0]
         elif primitive == "conv_general_dilated":
@@ -317,9 +152,9 @@ class _Walk:
         else:
             self.unknown[primitive] += times
             made = self.add("elementwise", equation, args, scope)
-        return [_Value(made)] * len(equation.outvars)
+        return [Value(made)] * len(equation.outvars)
 
-    def scan(self, equation: Any, inner: Any, args: list[_Value], scope: str, times: int) -> list[_Value]:
+    def scan(self, equation: Any, inner: Any, args: list[Value], scope: str, times: int) -> list[Value]:
         """A loop of known length: its body counts that often, and what enters it lives to its end."""
         start, length = equation.params["num_consts"], equation.params["length"]
         for index in range(start, start + equation.params["num_carry"]):
@@ -327,8 +162,8 @@ class _Walk:
             if args[index].tensor is None and not args[index].leaves and aval.ndim > 1:
                 self.layers.append(Layer(self.name(scope) or "loop", "buffer", (), (), 1, (), (), aval.shape[1:]))
                 self.layers[-1] = self.with_bytes(self.layers[-1], 0)
-                args[index] = _Value(len(self.layers) - 1)
-        consts = [_Value(None)] * len(inner.consts)
+                args[index] = Value(len(self.layers) - 1)
+        consts = [Value(None)] * len(inner.consts)
         results = self.run(inner.jaxpr, consts, args, scope, times * length)
         for arg in args:
             if arg.tensor is not None:
@@ -341,7 +176,7 @@ class _Walk:
         inside = max((index for index, part in enumerate(parts) if part in self.scopes), default=0)
         return "/".join(parts[inside:])
 
-    def add(self, type: str, equation: Any, args: Sequence[_Value], scope: str, **window_and_cost: Any) -> int:
+    def add(self, type: str, equation: Any, args: Sequence[Value], scope: str, **window_and_cost: Any) -> int:
         """Appends a layer; returns its number."""
         taken = {arg.tensor: var.aval for arg, var in zip(args, equation.invars, strict=True) if arg.tensor is not None}
         shape, out = next(iter(taken.values())).shape[1:], equation.outvars[0].aval.shape[1:]
@@ -378,7 +213,7 @@ class _Walk:
         trainable = sum(leaf.size for leaf in fresh if leaf.trainable)
         return trainable, sum(leaf.size for leaf in fresh) - trainable
 
-    def merge(self, number: int, args: Sequence[_Value], *, biases: bool = False) -> int:
+    def merge(self, number: int, args: Sequence[Value], *, biases: bool = False) -> int:
         """Makes an operation part of a layer that is there."""
         layer = self.layers[number]
         params, statistics = self.claim(frozenset().union(*(arg.leaves for arg in args)))
@@ -391,7 +226,7 @@ class _Walk:
         )
         return number
 
-    def convolution(self, equation: Any, args: Sequence[_Value], scope: str, times: int) -> int:
+    def convolution(self, equation: Any, args: Sequence[Value], scope: str, times: int) -> int:
         x, kernel = (var.aval.shape for var in equation.invars)
         out, params = equation.outvars[0].aval.shape, equation.params
         numbers, groups = params["dimension_numbers"], params["feature_group_count"]
@@ -421,14 +256,14 @@ class _Walk:
             flops=times * flops,
         )
 
-    def dot(self, equation: Any, args: Sequence[_Value], scope: str, times: int) -> int:
+    def dot(self, equation: Any, args: Sequence[Value], scope: str, times: int) -> int:
         (contracted, _), _ = equation.params["dimension_numbers"]
         length = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
         size = equation.outvars[0].aval.size
         kind = "matmul" if all(arg.tensor is not None for arg in args) else "dense"
         return self.add(kind, equation, args, scope, madds=times * size * length, flops=times * size * (2 * length - 1))
 
-    def pool(self, equation: Any, args: Sequence[_Value], scope: str) -> int:
+    def pool(self, equation: Any, args: Sequence[Value], scope: str) -> int:
         window, stride = equation.params["window_dimensions"][1:], equation.params["window_strides"][1:]
         made = next(arg.tensor for arg in args if arg.tensor is not None)
         if window[-1] > 1 and self.is_part(made, ("activation",), scope):  # of squares: local response norm
@@ -436,7 +271,7 @@ class _Walk:
             return made
         return self.add("pool", equation, args, scope, kernel=window[:-1], stride=stride[:-1])
 
-    def reduction(self, equation: Any, args: Sequence[_Value], scope: str) -> int:
+    def reduction(self, equation: Any, args: Sequence[Value], scope: str) -> int:
         shape, axes = equation.invars[0].aval.shape, equation.params["axes"]
         spatial = tuple(range(1, len(shape) - 1))
         if len(shape) > 2 and tuple(axes) == spatial and not self.is_norm(scope):
@@ -445,7 +280,7 @@ class _Walk:
             return self.in_norm(equation, args, scope)
         return self.add("reduce", equation, args, scope)
 
-    def elementwise(self, equation: Any, args: list[_Value], tensors: tuple[int, ...], scope: str) -> int:
+    def elementwise(self, equation: Any, args: list[Value], tensors: tuple[int, ...], scope: str) -> int:
         operation, out = equation.primitive.name, equation.outvars[0].aval
         if self.is_norm(scope):
             return self.in_norm(equation, args, scope)
@@ -481,7 +316,7 @@ class _Walk:
     def is_norm(self, scope: str) -> bool:
         return isinstance(self.scopes.get(self.name(scope)), FLAX_NORMS)
 
-    def in_norm(self, equation: Any, args: Sequence[_Value], scope: str) -> int:
+    def in_norm(self, equation: Any, args: Sequence[Value], scope: str) -> int:
         """All that one of Flax's norms does is one layer, the size of its input."""
         newest = len(self.layers) - 1
         if self.is_part(newest, ("norm",), scope):
@@ -492,7 +327,7 @@ class _Walk:
         self.layers[number] = self.with_bytes(replace(layer, output_shape=layer.input_shape), size)
         return number
 
-    def finish(self, outputs: Sequence[_Value]) -> None:
+    def finish(self, outputs: Sequence[Value]) -> None:
         """Keeps the outputs alive to the end, and lists the parameters that nothing used."""
         self.last_use |= {value.tensor: len(self.layers) for value in outputs if value.tensor is not None}
         for leaf in sorted(self.unused):
