@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from accelerator.relative_error import relative_error
+from flax import nnx
 from test_bench import REGIMES
 
-from mnet_jax import sharding
+from mnet_jax import models, sharding
 from mnet_jax.bench import depthwise
 from mnet_jax.bench.contenders import ours
 from mnet_jax.bench.depthwise import PASSES, Shape
@@ -92,9 +93,13 @@ def first_step(regime, device, way, dtype, initial):
 
 
 def step_errors(regime, device, arithmetic):
-    """{(formulation, arithmetic): {"loss", "statistics", "gradients"}} of the first step from the same weights."""
+    """{(formulation, arithmetic): {"loss", "statistics", "gradients"}} of the first step, from weights of the CPU."""
     prepared = ours.prepare(regime, steps=1, device=cpu())
     initial = prepared.program.init(prepared.seeds_S)
+    with jax.default_device(cpu()):
+        model = models.build(regime.config().model, nnx.Rngs(0))
+    for name, kind in (("params", nnx.Param), ("batch_stats", nnx.BatchStat)):
+        initial[name] = jax.tree.map(lambda leaf: leaf[None], nnx.to_pure_dict(nnx.state(model, kind)))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         exact = first_step(regime, cpu(), "lax", "float64", initial)
     errors = {}
