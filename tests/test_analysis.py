@@ -252,15 +252,15 @@ def test_published_counts_are_those_of_the_papers_figure():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    plan = sweep.plan(sweep.load(write(folder)), "digits", {"analysis": "True"}, "train", "the command")
+    plan = sweep.plan(experiment.load(write(folder)), "digits", {"analysis": "True"}, "train", "the command")
     results.write_sweep(folder, plan)
-    train.work(folder, plan, lambda: False, 0.0)
+    worker.work_on(folder, plan, lambda: False)
     return folder, plan
 
 
 def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, capsys):
     folder, plan = trained
-    rows = {row["run"]: row for row in results.read_rows(folder, plan.runs)}
+    rows = {row["run"]: row for row in results.read_rows(folder, plan)}
     arrays = {name: results.read_arrays(folder, name) for name in rows}
     assert set(analysis.METRICS) < rows["relu6-s1"]["metrics"].keys()
     lost = rows["relu6-s1"]["metrics"].copy()
@@ -274,7 +274,7 @@ def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, ca
     assert again.keys() == arrays["relu6-s1"].keys()
     for name, values in again.items():
         np.testing.assert_allclose(values, arrays["relu6-s1"][name], rtol=1e-5, atol=1e-7)
-    row = next(row for row in results.read_rows(folder, plan.runs) if row["run"] == "relu6-s1")
+    row = next(row for row in results.read_rows(folder, plan) if row["run"] == "relu6-s1")
     assert row["metrics"] == pytest.approx(lost)
     out, err = capsys.readouterr()
     assert "1 of 1: relu6-s1" in err

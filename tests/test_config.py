@@ -84,7 +84,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         "def get_config(scale):\n    cfg = config.at_scale(scale)\n    cfg.model.widht = 0.5\n    return cfg\n"
     )
     with pytest.raises(ValueError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
-        sweep.plan(sweep.load(path), "digits", {}, "train", "")
+        sweep.plan(experiment.load(path), "digits", {}, "train", "")
 
 
 @pytest.mark.parametrize(

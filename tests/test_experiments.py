@@ -18,7 +18,7 @@ def scales(path):
     taken = []
     for scale in config.SCALES:
         with contextlib.suppress(ValueError):
-            sweep.load(path).get_config(scale)
+            experiment.load(path).get_config(scale)
             taken.append(scale)
     return taken
 
@@ -41,7 +41,7 @@ CASES = [(path, scale) for path in FILES for scale in scales(path)]
 def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
     if scale == "imagenet":  # Many large networks: their costs are counted in the slow test below.
         monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
-    plan = sweep.plan(sweep.load(path), scale, {}, "train", "")
+    plan = sweep.plan(experiment.load(path), scale, {}, "train", "")
     assert_kept(plan)
 
 
@@ -62,14 +62,14 @@ def assert_kept(plan):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if "imagenet" in scales(path)], ids=lambda path: path.stem)
 def test_every_plan_of_imagenet_is_counted(path):
-    plan = sweep.plan(sweep.load(path), "imagenet", {}, "train", "")
+    plan = sweep.plan(experiment.load(path), "imagenet", {}, "train", "")
     assert all(arm.cost["madds"] > 0 for arm in plan.arms)
     assert_kept(plan)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_docstrings_have_their_parts(path):
-    doc = sweep.load(path).doc
+    doc = experiment.load(path).doc
     title, *_ = doc.split("\n")
     assert title.endswith(("?", "."))
     command = rf"python -m mnet_jax\.main --config experiments/{path.stem}\.py"
@@ -80,7 +80,7 @@ def test_docstrings_have_their_parts(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_claims_say_what_is_printed_and_where(path):
-    experiment = sweep.load(path)
+    experiment = experiment.load(path)
     for scale in scales(path):
         claim = experiment.claim
         claim = claim(experiment.get_config(scale)) if callable(claim) else claim
@@ -92,7 +92,7 @@ def test_claims_say_what_is_printed_and_where(path):
 def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
     """A rate under a misspelt name would not be used, and nobody would notice."""
     monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
-    experiment = sweep.load(path)
+    experiment = experiment.load(path)
     for scale, rates in experiment.sweep.__globals__.get("TUNED_LR", {}).items():
         plan = sweep.plan(experiment, scale, {}, "train", "")
         lrs = {arm.name: arm.lr for arm in plan.arms}
@@ -101,6 +101,6 @@ def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
 
 
 def test_a_scale_that_makes_no_sense_is_refused_with_the_allowed_ones(experiments):
-    experiment = sweep.load(experiments / "v1_comparison.py")
+    experiment = experiment.load(experiments / "v1_comparison.py")
     with pytest.raises(ValueError, match=r"no scale 'digits'; allowed: imagenet$"):
         sweep.plan(experiment, "digits", {}, "train", "")

@@ -57,9 +57,9 @@ def test_a_full_disk_is_named_and_loses_nothing(unbroken, small_disk, moment):  
 
     message = {"checkpoint": r"no checkpoint can be written to .*linear-s0/checkpoints", "row": "No space left"}
     with pytest.raises(OSError, match=message[moment]):
-        train.work(disk, plan, stop, 0.0)
+        worker.work_on(disk, plan, stop)
     (disk / "ballast").unlink()
-    train.work(disk, plan, never, 0.0)
+    worker.work_on(disk, plan, never)
     assert rows(disk, plan) == rows(*unbroken)
 
 
@@ -78,9 +78,9 @@ def test_a_loss_that_is_not_a_number_ends_its_run_only(tmp_path, monkeypatch, ca
         return jnp.where((jax.random.key_data(key) == jax.random.key_data(planted)).all(), jnp.nan, x_BHWC), targets
 
     monkeypatch.setattr(step.augment, "batch", planting)
-    monkeypatch.setattr(train, "_programs", {})
-    train.work(tmp_path, plan, never, 0.0)
-    found = {row["run"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan.runs)}
+    monkeypatch.setattr(train, "compiled_programs", {})
+    worker.work_on(tmp_path, plan, never)
+    found = {row["run"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan)}
     assert found == {"linear-s0": 7, "relu6-s0": 7, "linear-s1": None, "relu6-s1": None}
     assert "linear-s0 diverged: its loss is not finite at step 7" in caplog.text
     kept = Checkpoints(results.job_dir(tmp_path, "linear-s0") / "checkpoints").restore(good.state)
@@ -122,14 +122,14 @@ def test_the_checkpoint_before_a_truncated_one_is_used(unbroken, tmp_path, caplo
     plan = make(tmp_path)
     for done in (3, 4):  # stops after the first two looks
         with pytest.raises(train.Preempted, match=f"stopped at step {done}"):
-            train.work(tmp_path, plan, lambda: True, 0.0)
+            worker.work_on(tmp_path, plan, lambda: True)
     folder = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
     for path in (folder / "4").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with caplog.at_level("INFO"):
-        train.work(tmp_path, plan, never, 0.0)
+        worker.work_on(tmp_path, plan, never)
     assert "checkpoints/4 cannot be read" in caplog.text
     assert "goes on from step 3" in caplog.text
     assert rows(tmp_path, plan) == rows(*unbroken)
@@ -208,19 +208,19 @@ def test_a_worker_that_hangs_is_ended_and_the_other_takes_its_job(tmp_path):
 def test_mounts_that_hide_locks_are_seen(tmp_path, line, refused):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/root / ext4 rw 0 0\n{line}\n")
-    options = sweep._mount_options(Path("/data/runs"), mounts)
+    options = locks._mount_options(Path("/data/runs"), mounts)
     assert bool(options & {"nolock", "local_lock=all"}) == refused
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
     with pytest.raises(ValueError, match="its file system grants one lock twice; jobs are claimed by file locks"):
-        sweep.check_locks(tmp_path)
+        locks.check(tmp_path)
 
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.raises(ValueError, match=r"no file can be locked there .*Operation not supported"):
-        sweep.check_locks(tmp_path)
+        locks.check(tmp_path)
     assert not list(tmp_path.iterdir())

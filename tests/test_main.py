@@ -32,7 +32,7 @@ def door(folder, *more):
 
 
 def comparable_rows(workdir):
-    return [results.comparable(row) for row in results.read_rows(workdir, results.read_sweep(workdir).runs)]
+    return [results.comparable(row) for row in results.read_rows(workdir, results.read_sweep(workdir))]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_one_command_goes_from_a_file_to_a_verdict(swept):
     folder, done = swept
     assert done.returncode == 0, done.stderr
     workdir = folder / "runs" / "tiny-digits"
-    assert len(results.read_rows(workdir, results.read_sweep(workdir).runs)) == 4
+    assert len(results.read_rows(workdir, results.read_sweep(workdir))) == 4
     assert "linear is better" in done.stdout
     assert (workdir / "report.html").exists()
     assert (workdir / "report.md").exists()
@@ -241,7 +241,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path):
     done = door(tmp_path, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert "goes on from step" in "".join(path.read_text() for path in workdir.glob("logs/*.log"))
-    for row in results.read_rows(workdir, results.read_sweep(workdir).runs):
+    for row in results.read_rows(workdir, results.read_sweep(workdir)):
         assert json.loads((workdir / "runs" / row["run"] / "metrics.jsonl").read_text().split("\n")[-2])["epoch"] == 200
 
 

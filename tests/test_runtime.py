@@ -69,7 +69,7 @@ def test_memory_is_kept_on_a_cpu_only(monkeypatch, platforms, installed, cpu):
 
 def test_the_second_worker_compiles_nothing_and_trains_the_same_bits(tmp_path):
     file, cache, rows = write(tmp_path), str(tmp_path / "cache"), []
-    plan = sweep.plan(sweep.load(file), "digits", {"seeds": "1", "train.epochs": "1"}, "train", "")
+    plan = sweep.plan(experiment.load(file), "digits", {"seeds": "1", "train.epochs": "1"}, "train", "")
     for workdir in (tmp_path / "first", tmp_path / "second"):
         sweep.write(workdir, plan)
         arguments = ("--config", str(file), "--workdir", str(workdir))
@@ -77,7 +77,7 @@ def test_the_second_worker_compiles_nothing_and_trains_the_same_bits(tmp_path):
         status, asked, hits = run(COUNTS, *arguments, **worker)
         assert (status, hits) == (0, asked if rows else 0)
         assert asked > 3
-        rows.append([results.comparable(row) for row in results.read_rows(workdir, plan.runs)])
+        rows.append([results.comparable(row) for row in results.read_rows(workdir, plan)])
     assert rows[0] == rows[1]
 
 

@@ -170,7 +170,7 @@ def test_impossible_settings_are_refused(dim: int, act: str, points: int, messag
 
 
 def test_the_experiment_has_one_scale_and_the_arms_of_the_figure(experiments):
-    experiment = sweep.load(experiments / "manifold_spiral.py")
+    experiment = experiment.load(experiments / "manifold_spiral.py")
     cfg = experiment.get_config("digits")
     assert tuple(row["spiral.dim"] for row in experiment.sweep(cfg)) == DIMS
     assert cfg.task == "spiral"

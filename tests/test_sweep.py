@@ -11,7 +11,7 @@ from mnet_jax import config, results, sweep
 
 
 def make(folder, text=EXPERIMENT, overrides=None, mode="train"):
-    return sweep.plan(sweep.load(write(folder, text)), "digits", overrides or {}, mode, "the command")
+    return sweep.plan(experiment.load(write(folder, text)), "digits", overrides or {}, mode, "the command")
 
 
 def with_rows(rows, **replaced):
@@ -104,11 +104,11 @@ def test_tuning_seeds_are_never_reported_ones(tmp_path):
 def test_missing_and_broken_files(tmp_path):
     write(tmp_path)
     with pytest.raises(ValueError, match=r"no experiment file .*other\.py; in .*: tiny\.py"):
-        sweep.load(tmp_path / "other.py")
+        experiment.load(tmp_path / "other.py")
     with pytest.raises(ValueError, match="cannot be imported: ZeroDivisionError"):
-        sweep.load(write(tmp_path, "1/0"))
+        experiment.load(write(tmp_path, "1/0"))
     with pytest.raises(ValueError, match=r"defines no get_config\(scale\)"):
-        sweep.load(write(tmp_path, ""))
+        experiment.load(write(tmp_path, ""))
 
 
 def test_workdir_of_another_plan_is_refused_with_the_difference(tmp_path):
@@ -134,19 +134,19 @@ def test_one_process_holds_a_job_and_its_death_frees_it(tmp_path):
         "import sys, pathlib, time\n"
         "from mnet_jax import results, sweep\n"
         "workdir = pathlib.Path(sys.argv[1]); plan = results.read_sweep(workdir)\n"
-        "with sweep.claim(workdir, plan.jobs[0]) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
+        "with locks.claim(workdir, plan.jobs[0].runs) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     with other, other.stdout:
         assert other.stdout.readline() == "True\n"
-        with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+        with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
             assert not mine
         with contextlib.ExitStack() as stack:
             assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
         other.kill()
         other.wait()
-    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+    with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
         assert mine
 
 
@@ -165,7 +165,7 @@ def test_finished_jobs_are_not_left(tmp_path):
     plan = make(tmp_path)
     results.write_row(tmp_path, {"run": "linear-s0"})
     assert [job.name for job in sweep.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
-    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+    with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
         assert not mine
 
 
@@ -182,17 +182,17 @@ def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):
     """Differences of 0 and 4 points: sd 2.83, t 12.7, so 3.2 seeds make 40 points; the same rows, the same plan."""
     plan = make(tmp_path, overrides=UNTIL)
     sweep.write(tmp_path, plan)
-    assert sweep.widened(tmp_path, plan) == plan
+    assert sweep.with_more_seeds(tmp_path, plan) == plan
     write_rows(tmp_path, plan, lambda run: 0.9 + 0.04 * (run.arm == "linear") * run.seed)
-    wider = sweep.widened(tmp_path, plan)
+    wider = sweep.with_more_seeds(tmp_path, plan)
     assert [run.seed for run in wider.runs if run.arm == "relu6"] == [0, 1, 2, 3]
     assert wider.jobs[: len(plan.jobs)] == plan.jobs
     assert {job.program for job in wider.jobs} == {plan.jobs[0].program}
     sweep.write(tmp_path, wider)
     write_rows(tmp_path, wider, lambda run: 0.9 + 0.04 * (run.arm == "linear") * (run.seed % 2) + run.seed // 2)
-    assert sweep.widened(tmp_path, wider) == sweep.widened(tmp_path, plan) == wider
+    assert sweep.with_more_seeds(tmp_path, wider) == sweep.with_more_seeds(tmp_path, plan) == wider
     narrow = make(tmp_path, overrides=UNTIL | {"seeds_until": "0.1"})
-    assert max(run.seed for run in sweep.widened(tmp_path, narrow).runs) == 8, "seeds_max"
+    assert max(run.seed for run in sweep.with_more_seeds(tmp_path, narrow).runs) == 8, "seeds_max"
 
 
 @pytest.mark.parametrize(("changed", "message"), [({"seeds": "3"}, "seeds: 2 there, 3 now"), ({}, "seeds_until: 40.0")])

@@ -77,10 +77,10 @@ def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
         plans[name] = make(tmp_path / name, folder, seeds=1)
-    train.work(tmp_path / "whole", plans["whole"], never, 0.0)
+    worker.work_on(tmp_path / "whole", plans["whole"], never)
     while sweep.left(tmp_path / "broken", plans["broken"]):
         try:
-            train.work(tmp_path / "broken", plans["broken"], lambda: True, 0.0)
+            worker.work_on(tmp_path / "broken", plans["broken"], lambda: True)
         except train.Preempted:
             continue
     whole, broken = (rows(tmp_path / name, plan) for name, plan in plans.items())
@@ -102,5 +102,5 @@ def test_a_damaged_image_is_named_or_counted(folder, tmp_path):
     with pytest.raises(ValueError, match=r"dark/3.jpg"):
         train.work(stop, make(stop, str(copy), seeds=1, data__train_size=0), never, 0.0)
     plan = make(skip, str(copy), seeds=1, data__train_size=0, data__corrupt="skip")
-    train.work(skip, plan, never, 0.0)
+    worker.work_on(skip, plan, never)
     assert all(row["data"]["skipped"] == 3 for row in rows(skip, plan))  # once an epoch

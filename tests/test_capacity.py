@@ -91,7 +91,7 @@ def test_a_plan_on_more_devices_than_there_are_is_modelled_and_checked(tmp_path,
 
     monkeypatch.setattr(scaling, "FITTED", (2, 4))
     overrides = {"train.batch_size": "128", "data.train_size": "512"}
-    plan = sweep.plan(sweep.load(write(tmp_path)), "digits", overrides, "train", "the command")
+    plan = sweep.plan(experiment.load(write(tmp_path)), "digits", overrides, "train", "the command")
     lines = scaling.of_plan(plan, 64).split("\n")
     assert "linear, relu6: batch 128 of 16 x 16, 1 runs a job" in lines
     rows = [line.split() for line in lines if line.strip()[:1].isdigit()]

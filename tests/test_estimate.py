@@ -10,7 +10,7 @@ TWO = TWO.replace('("linear", "relu6")', "(3, 5)").replace("model.project_act", 
 
 
 def make(folder, text=TWO, **overrides):
-    return sweep.plan(sweep.load(write(folder, text)), "digits", overrides, "train", "the command")
+    return sweep.plan(experiment.load(write(folder, text)), "digits", overrides, "train", "the command")
 
 
 def test_a_sample_has_each_program_once_and_one_that_runs_anywhere(tmp_path):
