@@ -4,12 +4,12 @@ import json
 import sys
 
 import numpy as np
+from tools import trajectory
 
 from mnet_jax import config, feed, sharding, step
 from mnet_jax.data import load
 from mnet_jax.data.dataset import Dataset
 from mnet_jax.tasks import classification
-from tools import trajectory
 
 BATCH = 8
 
