@@ -28,7 +28,7 @@ from mnet_jax.tasks import classification
     ],
 )
 def test_bad_override_says_what_came_and_what_is_allowed(override, message):
-    with pytest.raises(ValueError, match="sweep row") as caught:
+    with pytest.raises(UserError, match="sweep row") as caught:
         config.override(config.default(), override, "sweep row")
     assert message in str(caught.value)
 
@@ -41,7 +41,10 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
             "model.norm.group=96 does not divide train.batch_size=100",
         ),
         ({"model.blocks": ((1, 2),)}, "(1, 2) is not a row (t, c, n, s) of positive integers"),
-        ({"model.depth": "shallow"}, "model.depth='shallow' means nothing to mobilenet_v2; allowed: the default 'full'"),
+        (
+            {"model.depth": "shallow"},
+            "model.depth='shallow' means nothing to mobilenet_v2; allowed: the default 'full'",
+        ),
         ({"model.stem": (8,)}, "allowed: (channels, stride)"),
         ({"tune.lrs": ()}, "tune.lrs=()"),
     ],
@@ -49,7 +52,7 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
 def test_impossible_combination(override, message):
     cfg = config.default()
     config.override(cfg, override)
-    with pytest.raises(ValueError, match="file") as caught:
+    with pytest.raises(UserError, match="file") as caught:
         config.check(cfg, "file")
     assert message in str(caught.value)
 
@@ -78,7 +81,7 @@ def test_every_scale_is_possible_and_survives_json(scale):
 
 
 def test_unknown_scale_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'cifar10_quick'") as caught:
+    with pytest.raises(UserError, match="did you mean 'cifar10_quick'") as caught:
         config.at_scale("cifar10_quik")
     assert "digits" in str(caught.value)
 
@@ -89,7 +92,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         "from mnet_jax import config\n"
         "def get_config(scale):\n    cfg = config.at_scale(scale)\n    cfg.model.widht = 0.5\n    return cfg\n"
     )
-    with pytest.raises(ValueError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
+    with pytest.raises(UserError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
         sweep.plan(experiment.load(path), "digits", {}, "train", "")
 
 

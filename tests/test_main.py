@@ -9,16 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import conftest
 import pytest
 from tiny import EXPERIMENT, write
 
 from mnet_jax import main, results
 
-ENVIRONMENT = os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": conftest.CACHE,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-}
+ENVIRONMENT = dict(os.environ)
 
 
 def command(folder, *more):
@@ -79,7 +75,7 @@ def test_images_in_memory_need_no_data_packages_and_seeds_and_arms_share_a_progr
     assert [len(results.read_sweep(workdir).jobs) for workdir in workdirs] == [1, 4]
     assert not list(workdirs[0].rglob("tensorboard"))
     together, alone = (
-        [row["metrics"] for row in results.read_rows(workdir, results.read_sweep(folder / "runs/tiny-digits").runs)]
+        [row["metrics"] for row in results.read_rows(workdir, results.read_sweep(folder / "runs/tiny-digits"))]
         for workdir in workdirs
     )
     for one, other in zip(together, alone, strict=True):
@@ -185,7 +181,7 @@ def test_one_process_equals_two_workers(swept, tmp_path):
         (["--workers", "0"], "error: --workers 0; allowed: 1 or more"),
         (
             ["--config.seeds=3", "--workdir", "a", "--workdir", "b"],
-            "error: one --workdir for each --config: got 2 and 1",
+            "error: one workdir for each experiment file: got 2 and 1",
         ),
     ],
 )

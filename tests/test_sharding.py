@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tools import trajectory
 
 from mnet_jax import sharding
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import augment
-from tools import trajectory
 
 GROUPS = {"global": {}, "groups of 2": {"model__norm__group": 2}}
 
