@@ -5,10 +5,11 @@ import pytest
 from flax import nnx
 from tiny import write
 
-from mnet_jax import analysis, config, figures, models, results, sweep, train
+from mnet_jax import analysis, config, experiment, figures, models, results, sweep, worker
 from mnet_jax.analysis import __main__ as command
 from mnet_jax.analysis import activations, filters
-from mnet_jax.data import augment, load
+from mnet_jax.data import augment, builtin
+from mnet_jax.errors import UserError
 
 V2 = {"name": "mobilenet_v2", "divisor": 1, "stem": (6, 2), "blocks": ((1, 6, 1, 1), (2, 6, 2, 1)), "last": 0}
 V1 = {"name": "mobilenet_v1", "blocks": ((8, 2, 1),)}
@@ -19,7 +20,7 @@ MEAN, STD = (0.3,), (0.4,)
 
 @pytest.fixture(scope="module")
 def images():
-    return load.from_name("digits").in_memory()[:IMAGES]
+    return builtin.digits().in_memory()[:IMAGES]
 
 
 def setting(**overrides):
@@ -221,7 +222,7 @@ def test_every_network_has_the_measures_of_its_layers(images, overrides, metrics
 def test_other_networks_are_refused(images):
     cfg = config.default()
     cfg.model.name = "resnet50"
-    with pytest.raises(ValueError, match="resnet50 has no blocks to analyze; allowed: mobilenet_v1"):
+    with pytest.raises(UserError, match="resnet50 has no blocks to analyze; allowed: mobilenet_v1"):
         activations.measure(cfg, MEAN, STD, [({}, {})], [])
 
 
@@ -252,15 +253,15 @@ def test_published_counts_are_those_of_the_papers_figure():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    plan = sweep.plan(sweep.load(write(folder)), "digits", {"analysis": "True"}, "train", "the command")
+    plan = sweep.plan(experiment.load(write(folder)), "digits", {"analysis": "True"}, "train", "the command")
     results.write_sweep(folder, plan)
-    train.work(folder, plan, lambda: False, 0.0)
+    worker.work_on(folder, plan, lambda: False)
     return folder, plan
 
 
 def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, capsys):
     folder, plan = trained
-    rows = {row["run"]: row for row in results.read_rows(folder, plan.runs)}
+    rows = {row["run"]: row for row in results.read_rows(folder, plan)}
     arrays = {name: results.read_arrays(folder, name) for name in rows}
     assert set(analysis.METRICS) < rows["relu6-s1"]["metrics"].keys()
     lost = rows["relu6-s1"]["metrics"].copy()
@@ -274,7 +275,7 @@ def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, ca
     assert again.keys() == arrays["relu6-s1"].keys()
     for name, values in again.items():
         np.testing.assert_allclose(values, arrays["relu6-s1"][name], rtol=1e-5, atol=1e-7)
-    row = next(row for row in results.read_rows(folder, plan.runs) if row["run"] == "relu6-s1")
+    row = next(row for row in results.read_rows(folder, plan) if row["run"] == "relu6-s1")
     assert row["metrics"] == pytest.approx(lost)
     out, err = capsys.readouterr()
     assert "1 of 1: relu6-s1" in err
@@ -286,14 +287,14 @@ def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, ca
 
 def test_the_command_names_what_is_wrong(trained, tmp_path):
     folder, _ = trained
-    with pytest.raises(ValueError, match=r"no sweep\.json"):
+    with pytest.raises(UserError, match=r"no sweep\.json"):
         command.main([str(tmp_path)])
-    with pytest.raises(ValueError, match="no finished run 'relu-s0'; allowed: linear-s0, relu6-s0"):
+    with pytest.raises(UserError, match="no finished run 'relu-s0'; allowed: linear-s0, relu6-s0"):
         command.main([str(folder), "relu-s0"])
     path = results.run_dir(folder, "linear-s0") / "weights.safetensors"
     path.rename(path.with_name("elsewhere"))
     try:
-        with pytest.raises(ValueError, match=r"weights\.safetensors is missing: linear-s0 cannot be measured"):
+        with pytest.raises(UserError, match=r"weights\.safetensors is missing: linear-s0 cannot be measured"):
             command.main([str(folder), "linear-s0"])
     finally:
         path.with_name("elsewhere").rename(path)

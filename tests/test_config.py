@@ -1,9 +1,15 @@
 """One language of overrides, and errors that a user understands."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from tiny import OVERRIDES
 
-from mnet_jax import config, ops, optim, sweep, train
+from mnet_jax import config, experiment, ops, optim, results, sharding, step, sweep
+from mnet_jax.data import builtin
+from mnet_jax.errors import UserError
 from mnet_jax.models import blocks, init, layers, specs, zoo
+from mnet_jax.tasks import classification
 
 
 @pytest.mark.parametrize(
@@ -22,7 +28,7 @@ from mnet_jax.models import blocks, init, layers, specs, zoo
     ],
 )
 def test_bad_override_says_what_came_and_what_is_allowed(override, message):
-    with pytest.raises(ValueError, match="sweep row") as caught:
+    with pytest.raises(UserError, match="sweep row") as caught:
         config.override(config.default(), override, "sweep row")
     assert message in str(caught.value)
 
@@ -35,7 +41,10 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
             "model.norm.group=96 does not divide train.batch_size=100",
         ),
         ({"model.blocks": ((1, 2),)}, "(1, 2) is not a row (t, c, n, s) of positive integers"),
-        ({"model.depth": "shallow"}, "means nothing to mobilenet_v2"),
+        (
+            {"model.depth": "shallow"},
+            "model.depth='shallow' means nothing to mobilenet_v2; allowed: the default 'full'",
+        ),
         ({"model.stem": (8,)}, "allowed: (channels, stride)"),
         ({"tune.lrs": ()}, "tune.lrs=()"),
     ],
@@ -43,7 +52,7 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
 def test_impossible_combination(override, message):
     cfg = config.default()
     config.override(cfg, override)
-    with pytest.raises(ValueError, match="file") as caught:
+    with pytest.raises(UserError, match="file") as caught:
         config.check(cfg, "file")
     assert message in str(caught.value)
 
@@ -72,7 +81,7 @@ def test_every_scale_is_possible_and_survives_json(scale):
 
 
 def test_unknown_scale_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'cifar10_quick'") as caught:
+    with pytest.raises(UserError, match="did you mean 'cifar10_quick'") as caught:
         config.at_scale("cifar10_quik")
     assert "digits" in str(caught.value)
 
@@ -83,8 +92,8 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         "from mnet_jax import config\n"
         "def get_config(scale):\n    cfg = config.at_scale(scale)\n    cfg.model.widht = 0.5\n    return cfg\n"
     )
-    with pytest.raises(ValueError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
-        sweep.plan(sweep.load(path), "digits", {}, "train", "")
+    with pytest.raises(UserError, match=r"typo:digits: no such field 'widht'; did you mean 'model.width'\?"):
+        sweep.plan(experiment.load(path), "digits", {}, "train", "")
 
 
 @pytest.mark.parametrize(
@@ -98,11 +107,10 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.formulation", ops.FORMULATIONS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),
-        ("task", train.TASKS),
     ],
 )
 def test_allowed_values_are_those_that_are_served(field, served):
-    allowed = config.KNOBS[field].allowed
+    allowed = config.FIELDS[field].allowed
     assert allowed is not None
     assert set(allowed) == set(served)
 
@@ -119,8 +127,34 @@ def test_default_holds_the_papers_recipe():
 
 
 def test_traced_fields_do_not_change_the_program():
-    one, other = config.at_scale("digits"), config.at_scale("digits")
-    config.override(other, {"model.project_act": "relu6", "optim.lr": 0.1, "optim.weight_decay": 0.0})
-    assert sweep.program(one) == sweep.program(other)
-    config.override(other, {"model.kernel_size": 5})
-    assert sweep.program(one) != sweep.program(other)
+    base = config.flatten(config.at_scale("digits"))
+
+    def program(**overrides):
+        return sweep.program(base, results.Arm("arm", overrides, 0.1), {}, {})
+
+    traced = {"model.project_act": "relu6", "optim.lr": 0.1, "optim.weight_decay": 0.0}
+    assert program(**traced) == program()
+    assert program(**traced | {"model.kernel_size": 5}) != program()
+
+
+def test_the_step_cannot_read_a_traced_field(monkeypatch):
+    """A static field marked as traced in the table stops the step, or its arms would all be trained with one value."""
+    digits = builtin.digits()
+    cfg = config.at_scale("digits")
+    config.override(cfg, OVERRIDES)
+    mesh = sharding.mesh(1, cfg.train.batch_size, jax.devices()[:1])
+
+    def shapes_of_a_step():
+        program = step.build(classification.TASK, cfg, 1, digits.mean, digits.std, 1, mesh)
+        state = jax.eval_shape(program.init, jax.ShapeDtypeStruct((1,), jnp.int32))
+        traced = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1,), jnp.float32), config.traced_values(cfg))
+        dataset = jax.eval_shape(lambda: (digits.in_memory(), dict(digits.targets)))
+        batches = {"index": jax.ShapeDtypeStruct((1, 1, cfg.train.batch_size), jnp.int32)}
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        return jax.eval_shape(program.train, state, traced, (), dataset, batches, count, count)
+
+    shapes_of_a_step()
+    field = config.FIELDS["train.label_smoothing"]
+    monkeypatch.setitem(config.FIELDS, "train.label_smoothing", field._replace(traced=True))
+    with pytest.raises(AttributeError, match="label_smoothing"):
+        shapes_of_a_step()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mnet_jax import config, sweep
-from mnet_jax.data import load
+from mnet_jax.data import load as datasets
+from mnet_jax.errors import UserError
+from mnet_jax.experiment import load
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 PLANNED_ONLY = {"v1_baseline", "v2_baseline", "v1_comparison", "v2_comparison"}
@@ -17,8 +19,8 @@ def scales(path):
     """Those that the file's `get_config` takes."""
     taken = []
     for scale in config.SCALES:
-        with contextlib.suppress(ValueError):
-            sweep.load(path).get_config(scale)
+        with contextlib.suppress(UserError):
+            load(path).get_config(scale)
             taken.append(scale)
     return taken
 
@@ -28,7 +30,10 @@ def no_data(monkeypatch):
     """A plan needs sizes, not images; zeros stand for data sets that are not here."""
     shapes = {"fashion_mnist": ((28, 28, 1), 60_000, 10_000, 10), "cifar10": ((32, 32, 3), 50_000, 10_000, 10)}
     for name, shape in shapes.items():
-        monkeypatch.setitem(load.PLANNED, name, shape)
+        monkeypatch.setitem(datasets.PLANNED, name, shape)
+    datasets._zeros.cache_clear()
+    yield
+    datasets._zeros.cache_clear()
 
 
 CASES = [(path, scale) for path in FILES for scale in scales(path)]
@@ -38,7 +43,7 @@ CASES = [(path, scale) for path in FILES for scale in scales(path)]
 def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
     if scale == "imagenet":  # Many large networks: their costs are counted in the slow test below.
         monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
-    plan = sweep.plan(sweep.load(path), scale, {}, "train", "")
+    plan = sweep.plan(load(path), scale, {}, "train", "")
     assert_kept(plan)
 
 
@@ -59,14 +64,14 @@ def assert_kept(plan):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if "imagenet" in scales(path)], ids=lambda path: path.stem)
 def test_every_plan_of_imagenet_is_counted(path):
-    plan = sweep.plan(sweep.load(path), "imagenet", {}, "train", "")
+    plan = sweep.plan(load(path), "imagenet", {}, "train", "")
     assert all(arm.cost["madds"] > 0 for arm in plan.arms)
     assert_kept(plan)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_docstrings_have_their_parts(path):
-    doc = sweep.load(path).doc
+    doc = load(path).doc
     title, *_ = doc.split("\n")
     assert title.endswith(("?", "."))
     command = rf"python -m mnet_jax\.main --config experiments/{path.stem}\.py"
@@ -77,7 +82,7 @@ def test_docstrings_have_their_parts(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_claims_say_what_is_printed_and_where(path):
-    experiment = sweep.load(path)
+    experiment = load(path)
     for scale in scales(path):
         claim = experiment.claim
         claim = claim(experiment.get_config(scale)) if callable(claim) else claim
@@ -89,7 +94,7 @@ def test_claims_say_what_is_printed_and_where(path):
 def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
     """A rate under a misspelt name would not be used, and nobody would notice."""
     monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
-    experiment = sweep.load(path)
+    experiment = load(path)
     for scale, rates in experiment.sweep.__globals__.get("TUNED_LR", {}).items():
         plan = sweep.plan(experiment, scale, {}, "train", "")
         lrs = {arm.name: arm.lr for arm in plan.arms}
@@ -98,6 +103,6 @@ def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
 
 
 def test_a_scale_that_makes_no_sense_is_refused_with_the_allowed_ones(experiments):
-    experiment = sweep.load(experiments / "v1_comparison.py")
-    with pytest.raises(ValueError, match=r"no scale 'digits'; allowed: imagenet$"):
+    experiment = load(experiments / "v1_comparison.py")
+    with pytest.raises(UserError, match=r"no scale 'digits'; allowed: imagenet$"):
         sweep.plan(experiment, "digits", {}, "train", "")

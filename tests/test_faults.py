@@ -1,10 +1,13 @@
 """What goes wrong on real machines: each fault ends in one clear message, and nothing that was done is lost."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +18,10 @@ import test_main
 from test_train import chunks_of_three, make, never, rows, unbroken  # noqa: F401 (fixtures)
 from tiny import write
 
-from mnet_jax import report, results, step, sweep, train, workers
+from mnet_jax import experiment, laboratory, locks, report, results, sweep, train, worker, workers
 from mnet_jax.checkpoint import Checkpoints
+from mnet_jax.data import augment
+from mnet_jax.errors import UserError
 
 
 @pytest.fixture
@@ -57,9 +62,9 @@ def test_a_full_disk_is_named_and_loses_nothing(unbroken, small_disk, moment):  
 
     message = {"checkpoint": r"no checkpoint can be written to .*linear-s0/checkpoints", "row": "No space left"}
     with pytest.raises(OSError, match=message[moment]):
-        train.work(disk, plan, stop, 0.0)
+        worker.work_on(disk, plan, stop)
     (disk / "ballast").unlink()
-    train.work(disk, plan, never, 0.0)
+    worker.work_on(disk, plan, never)
     assert rows(disk, plan) == rows(*unbroken)
 
 
@@ -68,19 +73,19 @@ def test_a_loss_that_is_not_a_number_ends_its_run_only(tmp_path, monkeypatch, ca
     plan = make(tmp_path, train__checkpoint_seconds=0)
     good = train.Training(tmp_path / "good", plan, plan.jobs[0], train.Clock())
     for _ in range(3):
-        good.advance()
+        good.train_chunk()
     assert good.done == 7
 
-    batch, (planted, _) = step.augment.batch, jax.random.split(jax.random.fold_in(good.state["key"][0], 7))
+    batch, (planted, _) = augment.batch, jax.random.split(jax.random.fold_in(good.state["key"][0], 7))
 
     def planting(key, *args):
         x_BHWC, targets = batch(key, *args)
         return jnp.where((jax.random.key_data(key) == jax.random.key_data(planted)).all(), jnp.nan, x_BHWC), targets
 
-    monkeypatch.setattr(step.augment, "batch", planting)
-    monkeypatch.setattr(train, "_programs", {})
-    train.work(tmp_path, plan, never, 0.0)
-    found = {row["run"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan.runs)}
+    monkeypatch.setattr(augment, "batch", planting)
+    monkeypatch.setattr(train, "compiled_programs", {})
+    worker.work_on(tmp_path, plan, never)
+    found = {row["run"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan)}
     assert found == {"linear-s0": 7, "relu6-s0": 7, "linear-s1": None, "relu6-s1": None}
     assert "linear-s0 diverged: its loss is not finite at step 7" in caplog.text
     kept = Checkpoints(results.job_dir(tmp_path, "linear-s0") / "checkpoints").restore(good.state)
@@ -118,18 +123,42 @@ def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
     kept.close(delete=True)
 
 
+@pytest.mark.parametrize(("free", "written"), [(1.5, False), (2.0, True)])
+def test_a_checkpoint_is_not_begun_where_it_would_fill_the_disk(tmp_path, monkeypatch, free, written):
+    """Twice its size must be free: it is written while the one before it is still there."""
+    state = {"a": jnp.zeros(250), "b": jnp.zeros((5, 50))}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(free * 2000)))
+    kept = Checkpoints(tmp_path)
+    refused = pytest.raises(OSError, match=r"no checkpoint can be written to .*: 2,000 bytes, and 3,000 are free there")
+    with contextlib.nullcontext() if written else refused:
+        kept.save(1, state, {})
+    kept.wait()
+    assert (kept.restore(state) is not None) == written
+    kept.close(delete=True)
+
+
+def test_runs_that_another_command_works_on_are_work_left(tmp_path, capsys):
+    """The exit status is that of unfinished work, whoever is at it, and the report says that it is partial."""
+    plan = laboratory.Plan(experiment.load(write(tmp_path)), make(tmp_path), tmp_path)
+    with locks.claim(tmp_path, plan.sweep.runs) as mine:
+        assert mine
+        assert laboratory.train([plan], 1) == 75
+    assert not list(tmp_path.glob("runs/*/result.json"))
+    assert "PARTIAL" in capsys.readouterr().out
+
+
 def test_the_checkpoint_before_a_truncated_one_is_used(unbroken, tmp_path, caplog):  # noqa: F811
     plan = make(tmp_path)
     for done in (3, 4):  # stops after the first two looks
         with pytest.raises(train.Preempted, match=f"stopped at step {done}"):
-            train.work(tmp_path, plan, lambda: True, 0.0)
+            worker.work_on(tmp_path, plan, lambda: True)
     folder = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
     for path in (folder / "4").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with caplog.at_level("INFO"):
-        train.work(tmp_path, plan, never, 0.0)
+        worker.work_on(tmp_path, plan, never)
     assert "checkpoints/4 cannot be read" in caplog.text
     assert "goes on from step 3" in caplog.text
     assert rows(tmp_path, plan) == rows(*unbroken)
@@ -148,7 +177,7 @@ def test_a_read_only_workdir_is_named(small_disk):
     disk, _ = small_disk
     plan = make(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(ValueError, match=r"disk: no file can be locked there .*Read-only file system.*choose another"):
+    with pytest.raises(UserError, match=r"disk: no file can be locked there .*Read-only file system.*choose another"):
         sweep.write(disk, plan)
 
 
@@ -162,14 +191,23 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-def test_silence_is_counted_from_the_last_progress(tmp_path):
-    watch = workers._Watch([tmp_path])
-    assert watch.silence(7) == pytest.approx(0, abs=1)  # nothing yet: from now on
-    progress = {"process": 7, "time": time.time() - 50}
+def test_silence_is_counted_from_the_last_progress_while_this_process_runs(tmp_path, monkeypatch):
+    """Neither a suspended machine nor a clock that is set makes a worker silent."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    heartbeat = workers._Heartbeat([tmp_path])
+    assert heartbeat.seconds_silent(7) == 0
+    now += 3
+    assert heartbeat.seconds_silent(7) == 3
+    now += 3600
+    assert heartbeat.seconds_silent(7) == 3 + workers.MOST_GAP
+    progress = {"process": 7, "time": time.time() + 9999}
     results.write_atomic(tmp_path / "jobs" / "a" / "progress.json", results.to_json(progress))
-    other = workers._Watch([tmp_path])
-    assert other.silence(7) == pytest.approx(50, abs=2)
-    assert other.silence(8) == pytest.approx(0, abs=2)
+    now += 2
+    assert heartbeat.seconds_silent(7) == 0
+    now += 4
+    assert heartbeat.seconds_silent(7) == 4
+    assert heartbeat.seconds_silent(8) == 0
 
 
 @pytest.mark.slow
@@ -208,19 +246,19 @@ def test_a_worker_that_hangs_is_ended_and_the_other_takes_its_job(tmp_path):
 def test_mounts_that_hide_locks_are_seen(tmp_path, line, refused):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/root / ext4 rw 0 0\n{line}\n")
-    options = sweep._mount_options(Path("/data/runs"), mounts)
+    options = locks._mount_options(Path("/data/runs"), mounts)
     assert bool(options & {"nolock", "local_lock=all"}) == refused
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", lambda *_: None)
-    with pytest.raises(ValueError, match="its file system grants one lock twice; jobs are claimed by file locks"):
-        sweep.check_locks(tmp_path)
+    with pytest.raises(UserError, match="its file system grants one lock twice; runs are claimed by file locks"):
+        locks.check(tmp_path)
 
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", unsupported)
-    with pytest.raises(ValueError, match=r"no file can be locked there .*Operation not supported"):
-        sweep.check_locks(tmp_path)
+    with pytest.raises(UserError, match=r"no file can be locked there .*Operation not supported"):
+        locks.check(tmp_path)
     assert not list(tmp_path.iterdir())

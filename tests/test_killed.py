@@ -61,7 +61,7 @@ class Sweep:
     def left(self):
         """Whatever of the finished runs is not a clock's: rows, curves and weights, bit for bit."""
         plan = results.read_sweep(self.workdir)
-        rows = [results.comparable(row) for row in results.read_rows(self.workdir, plan.runs)]
+        rows = [results.comparable(row) for row in results.read_rows(self.workdir, plan)]
         assert len(rows) == len(plan.runs)
         folders = [results.run_dir(self.workdir, run.name) for run in plan.runs]
         return rows, [

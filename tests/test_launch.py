@@ -133,6 +133,6 @@ def test_launchers_train_for_real(tmp_path, script, number, devices):
     }
     command = ["bash", str(LAUNCH / script), str(number), "--config", str(experiment), "--workdir", str(work)]
     subprocess.run(command, env=env, check=True, timeout=600)
-    rows = results.read_rows(work, results.read_sweep(work).runs)
+    rows = results.read_rows(work, results.read_sweep(work))
     assert len(rows) == 4
     assert {row["device"]["count"] for row in rows} == {number}

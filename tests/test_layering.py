@@ -1,4 +1,4 @@
-"""Imports go down only. The layers: words, parts, sums, loop, words out, door."""
+"""Imports go down only: words, parts, sums, the loop, doors."""
 
 import ast
 from pathlib import Path
@@ -7,107 +7,164 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mnet_jax"
 
-WORDS = {"config", "errors", "models.specs", "results", "stats"}
-PARTS = {
-    "ops": set(),
-    "models": {"ops"},
-    "data": {"figures"},
-    "optim": set(),
-    "sharding": set(),
-    "tasks": set(),
-    "figures": set(),
+WORDS = (
+    ("errors",),
+    ("fields", "models.specs"),
+    ("tasks.base",),
+    ("tasks",),
+    ("config",),
+    ("results", "stats"),
+    ("formatting",),
+)
+PARTS = (
+    ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "runtime", "sharding", "workers"),
+    ("figures", "models"),
+    ("convert", "data"),
+)
+SUMS = (
+    ("analysis", "cost", "experiment", "feed", "step"),
+    ("sweep", "trained"),
+)
+LOOP = (
+    ("capacity", "needs", "report"),
+    ("train",),
+    ("estimate",),
+    ("worker",),
+)
+DOORS = (
+    ("analysis.__main__", "bench", "laboratory"),
+    ("main",),
+)
+FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
+"""From the bottom to the top. A room imports rooms of lower floors; those of one floor do not know one another."""
+
+ORDERED = {
+    "config": ("claims", "table", "settings", "arms", "scales"),
+    "data": ("transforms", "augment", "disk", "dataset", "builtin", "load", "pipeline", "prepare"),
+    "report": ("summary", "tables", "sentences", "drawing", "paper", "render", "index"),
 }
-ALLOWED = {
-    "cost": {"models", "figures"},
-    "step": {"models", "tasks", "optim", "data", "sharding", "ops"},
-    "sweep": {"cost", "data"},
-    "checkpoint": set(),
-    "analysis": {"step", "sweep", "data", "models", "figures", "sharding"},
-    "inputs": {"data", "sharding"},
-    "scaling": {"step", "sweep", "data", "sharding"},
-    "train": {
-        "analysis",
-        "inputs",
-        "step",
-        "sweep",
-        "checkpoint",
-        "optim",
-        "data",
-        "models",
-        "ops",
-        "tasks",
-        "sharding",
-    },
-    "budget": {"sweep", "train"},
-    "runtime": set(),
-    "workers": set(),
-    "report": {"figures", "analysis"},
-    "bench": {"runtime", "workers", "sweep", "step", "data", "models", "ops", "sharding", "cost", "figures"},
-    "main": {"budget", "runtime", "sweep", "workers", "train", "report", "scaling", "sharding"},
-}
-INSIDE = {"report": ("summary", "words", "pictures", "paper", "render", "index")}
 """Rooms whose files import only those before them."""
 
-WORDS_KNOW = {"config": {"models.specs"}, "errors": set(), "models.specs": set(), "results": set(), "stats": set()}
-
-
-def modules():
-    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+UPWARD = {
+    ("tasks.base", "data"),
+    ("tasks.base", "models"),
+    ("tasks.classification", "data"),
+    ("tasks.spiral", "figures"),
+    ("tasks.spiral", "results"),
+}
+"""What a task's functions import when they are called: the words know the record, not what it is computed with."""
 
 
 def name(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path):
-    """The project's modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mnet_jax":
-            base = node.module.removeprefix("mnet_jax").lstrip(".")
-            for alias in node.names:
-                full = f"{base}.{alias.name}".lstrip(".")
-                yield full if (ROOT / (full.replace(".", "/") + ".py")).exists() or not base else base
+MODULES = {name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(tree, package):
+    """The modules of the project that a syntax tree of a file in this package imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = f"mnet_jax.{package}".rstrip(".").split(".")
+            base = above[: len(above) + 1 - node.level] if node.level else []
+            names = [".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names]
+        else:
+            continue
+        for full in names:
+            root, *parts = full.split(".")
+            while ".".join(parts) not in MODULES:
+                parts.pop()
+            if root == "mnet_jax" and parts:
+                yield ".".join(parts)
+
+
+def imported(module):
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return set(imports(ast.parse(path.read_text()), package))
 
 
 def room(module):
-    return module if module in WORDS else module.split(".")[0]
+    rooms = {entry for floor in FLOORS for entry in floor}
+    return next(entry for entry in (module, module.split(".")[0]) if entry in rooms)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name)
-def test_imports_go_down_only(path):
-    mine = name(path)
-    allowed = WORDS_KNOW[mine] if mine in WORDS else WORDS | (PARTS | ALLOWED)[room(mine)] | {room(mine)}
-    for module in imports(path):
-        assert room(module) in allowed, f"{mine} imports {module}"
+def floor(module):
+    return next(number for number, rooms in enumerate(FLOORS) if room(module) in rooms)
 
 
-@pytest.mark.parametrize(("folder", "files"), INSIDE.items())
+@pytest.mark.parametrize(
+    ("package", "line", "expected"),
+    [
+        ("", "from mnet_jax import train, config", {"train", "config"}),
+        ("report", "import mnet_jax.train", {"train"}),
+        ("report", "from mnet_jax.config.claims import Claim", {"config.claims"}),
+        ("report", "from .. import train", {"train"}),
+        ("report", "from ..data.dataset import split", {"data.dataset"}),
+        ("models.zoo", "from ..layers import Dense", {"models.layers"}),
+        ("report", "from .summary import Summary", {"report.summary"}),
+        ("report", "def f():\n    from mnet_jax import train", {"train"}),
+        ("", "from mnet_jax import __version__\nimport jax.numpy", set()),
+    ],
+)
+def test_every_kind_of_import_is_seen(package, line, expected):
+    assert set(imports(ast.parse(line), package)) == expected
+
+
+def test_every_module_has_a_floor_and_every_room_a_module():
+    rooms = [entry for floor in FLOORS for entry in floor]
+    assert len(rooms) == len(set(rooms))
+    assert {room(module) for module in MODULES if module} == set(rooms)
+
+
+def test_imports_go_down_only():
+    upward = {
+        (module, room(other))
+        for module in filter(None, MODULES)
+        for other in imported(module)
+        if room(other) != room(module) and floor(other) >= floor(module)
+    }
+    assert upward == UPWARD
+
+
+@pytest.mark.parametrize(("folder", "files"), ORDERED.items())
 def test_files_of_a_room_import_those_before_them(folder, files):
     assert {path.stem for path in (ROOT / folder).glob("*.py")} == {"__init__", *files}
     for index, file in enumerate(files):
-        inside = [module for module in imports(ROOT / folder / f"{file}.py") if room(module) == folder]
-        assert set(inside) <= {f"{folder}.{earlier}" for earlier in files[:index]}, file
+        inside = {module for module in imported(f"{folder}.{file}") if room(module) == folder}
+        assert inside <= {f"{folder}.{earlier}" for earlier in files[:index]}, file
 
 
-def test_every_room_has_a_layer():
-    assert {room(name(path)) for path in modules()} == WORDS | PARTS.keys() | ALLOWED.keys()
+def imported_at_once(tree):
+    """The packages whose import is executed when the file is imported, or that it does not name."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
 
 
-@pytest.mark.parametrize("module", sorted(WORDS))
+@pytest.mark.parametrize("module", [module for module in MODULES if module and floor(module) < len(WORDS)])
 def test_words_know_no_jax(module):
-    path = ROOT / (module.replace(".", "/") + ".py")
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not any(imported.split(".")[0] in ("jax", "flax", "optax") for imported in names)
+    assert not {"jax", "flax", "optax"} & set(imported_at_once(ast.parse(MODULES[module].read_text())))
 
 
 def test_experiments_import_only_config(experiments):
     for path in experiments.glob("*.py"):
-        assert set(imports(path)) <= {"config"}, path.name
+        assert set(imports(ast.parse(path.read_text()), "")) <= {"config"}, path.name
 
 
-def test_only_report_makes_pictures():
-    for path in modules():
-        if name(path) != "figures":
-            assert "matplotlib" not in path.read_text(), name(path)
+def test_only_figures_plots():
+    plotting = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "matplotlib" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "matplotlib")
+    }
+    assert plotting
+    assert {room(module) for module in plotting} == {"figures"}

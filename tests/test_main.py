@@ -9,16 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import conftest
 import pytest
 from tiny import EXPERIMENT, write
 
 from mnet_jax import main, results
 
-ENVIRONMENT = os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": conftest.CACHE,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-}
+ENVIRONMENT = dict(os.environ)
 
 
 def command(folder, *more):
@@ -32,7 +28,7 @@ def door(folder, *more):
 
 
 def comparable_rows(workdir):
-    return [results.comparable(row) for row in results.read_rows(workdir, results.read_sweep(workdir).runs)]
+    return [results.comparable(row) for row in results.read_rows(workdir, results.read_sweep(workdir))]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def test_one_command_goes_from_a_file_to_a_verdict(swept):
     folder, done = swept
     assert done.returncode == 0, done.stderr
     workdir = folder / "runs" / "tiny-digits"
-    assert len(results.read_rows(workdir, results.read_sweep(workdir).runs)) == 4
+    assert len(results.read_rows(workdir, results.read_sweep(workdir))) == 4
     assert "linear is better" in done.stdout
     assert (workdir / "report.html").exists()
     assert (workdir / "report.md").exists()
@@ -79,7 +75,7 @@ def test_images_in_memory_need_no_data_packages_and_seeds_and_arms_share_a_progr
     assert [len(results.read_sweep(workdir).jobs) for workdir in workdirs] == [1, 4]
     assert not list(workdirs[0].rglob("tensorboard"))
     together, alone = (
-        [row["metrics"] for row in results.read_rows(workdir, results.read_sweep(folder / "runs/tiny-digits").runs)]
+        [row["metrics"] for row in results.read_rows(workdir, results.read_sweep(folder / "runs/tiny-digits"))]
         for workdir in workdirs
     )
     for one, other in zip(together, alone, strict=True):
@@ -185,7 +181,7 @@ def test_one_process_equals_two_workers(swept, tmp_path):
         (["--workers", "0"], "error: --workers 0; allowed: 1 or more"),
         (
             ["--config.seeds=3", "--workdir", "a", "--workdir", "b"],
-            "error: one --workdir for each --config: got 2 and 1",
+            "error: one workdir for each experiment file: got 2 and 1",
         ),
     ],
 )
@@ -241,7 +237,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path):
     done = door(tmp_path, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert "goes on from step" in "".join(path.read_text() for path in workdir.glob("logs/*.log"))
-    for row in results.read_rows(workdir, results.read_sweep(workdir).runs):
+    for row in results.read_rows(workdir, results.read_sweep(workdir)):
         assert json.loads((workdir / "runs" / row["run"] / "metrics.jsonl").read_text().split("\n")[-2])["epoch"] == 200
 
 

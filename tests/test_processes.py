@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import evaluation
 import pytest
 from tiny import write
 
 from mnet_jax import results, sharding
+
+TESTS = Path(__file__).parent
 
 
 def joined(command, processes, devices):
@@ -24,7 +25,7 @@ def joined(command, processes, devices):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
     }
     return [
         subprocess.Popen(
@@ -64,7 +65,7 @@ def test_one_sweep_one_writer_and_a_stop_of_one_is_everyones(tmp_path):
     codes, outputs = end(start(tmp_path, "--config.train.epochs=40", "--config.seeds=1"))
     assert codes == [0, 0], outputs
     plan = results.read_sweep(work)
-    rows = results.read_rows(work, plan.runs)
+    rows = results.read_rows(work, plan)
     assert [row["run"] for row in rows] == ["linear-s0", "relu6-s0"]
     assert all(row["device"]["count"] == 4 for row in rows)
     for run in plan.runs:
@@ -106,12 +107,12 @@ def test_processes_wait_for_a_slow_one(tmp_path, what):
 def test_four_processes_evaluate_as_one(tmp_path):
     """Ten images in batches of 8: all count once; each process reads its rows of a batch, few of the last one."""
     pytest.importorskip("grain")
-    from test_inputs import pictures
+    from test_feed import pictures
 
     pictures(tmp_path)
     parts = {}
     for number in (1, 4):
-        codes, outputs = end(joined([sys.executable, evaluation.__file__, str(tmp_path)], number, 4 // number))
+        codes, outputs = end(joined([sys.executable, "-m", "tools.evaluation", str(tmp_path)], number, 4 // number))
         assert codes == [0] * number, outputs
         parts[number] = [json.loads(output.splitlines()[-1]) for output in outputs]
     (alone,), four = parts[1], parts[4]
@@ -119,7 +120,7 @@ def test_four_processes_evaluate_as_one(tmp_path):
     for part in four:
         assert part["sums"] == pytest.approx(alone["sums"], rel=1e-6)
         assert part["sums"]["images"] == 10
-        assert part["sums"]["correct"] == alone["sums"]["correct"]
+        assert part["sums"]["accuracy"] == alone["sums"]["accuracy"]
     for what, lengths in (("held_out", [4, 2, 2, 2]), ("trained", [2, 2, 2, 2])):
         assert [len(part[what]) for part in four] == lengths
         assert sorted(index for part in four for index in part[what]) == sorted(alone[what])
@@ -140,9 +141,9 @@ def test_four_processes_evaluate_as_one(tmp_path):
     ],
 )
 def test_launchers_are_recognized(environ, answer):
-    assert sharding.several(environ) == answer
+    assert sharding.launched_with_many(environ) == answer
 
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="HOST:PORT PROCESSES PROCESS"):
-        sharding.start(["node1:1234", "4"])
+        sharding.init_distributed(["node1:1234", "4"])

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny import write
 
-from mnet_jax import results, runtime, sweep, workers
+from mnet_jax import experiment, results, runtime, sweep
 
 FAULTS = """
 import resource
@@ -24,12 +24,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """Page faults of memory that the process had before."""
 
 COUNTS = """
-import collections, json, os, sys
+import collections, json, pathlib, sys
 import jax
-from mnet_jax import main
+from mnet_jax import runtime, worker
 events = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rsplit("/")[-1]]))
-status = main.main(sys.argv[1:])
+runtime.start()
+status = worker.work([pathlib.Path(sys.argv[1])])
 print()
 print(json.dumps([status, events["compile_requests_use_cache"], events["cache_hits"]]))
 """
@@ -69,15 +70,13 @@ def test_memory_is_kept_on_a_cpu_only(monkeypatch, platforms, installed, cpu):
 
 def test_the_second_worker_compiles_nothing_and_trains_the_same_bits(tmp_path):
     file, cache, rows = write(tmp_path), str(tmp_path / "cache"), []
-    plan = sweep.plan(sweep.load(file), "digits", {"seeds": "1", "train.epochs": "1"}, "train", "")
+    plan = sweep.plan(experiment.load(file), "digits", {"seeds": "1", "train.epochs": "1"}, "train", "")
     for workdir in (tmp_path / "first", tmp_path / "second"):
         sweep.write(workdir, plan)
-        arguments = ("--config", str(file), "--workdir", str(workdir))
-        worker = {workers.PARENT: str(os.getpid()), "XDG_CACHE_HOME": cache}
-        status, asked, hits = run(COUNTS, *arguments, **worker)
+        status, asked, hits = run(COUNTS, str(workdir), XDG_CACHE_HOME=cache)
         assert (status, hits) == (0, asked if rows else 0)
         assert asked > 3
-        rows.append([results.comparable(row) for row in results.read_rows(workdir, plan.runs)])
+        rows.append([results.comparable(row) for row in results.read_rows(workdir, plan)])
     assert rows[0] == rows[1]
 
 

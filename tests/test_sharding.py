@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import trajectory
+from tools import trajectory
 
 from mnet_jax import sharding
 from mnet_jax.checkpoint import Checkpoints
@@ -128,8 +128,9 @@ def processes(number, per_process, **overrides):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, trajectory.__file__, address, str(number)]
+    tests = Path(__file__).parent
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{tests.parent}:{tests}"}
+    command = [sys.executable, "-m", "tools.trajectory", address, str(number)]
     started = [
         subprocess.Popen(
             [*command, str(process), str(per_process), json.dumps(overrides)],

@@ -7,7 +7,8 @@ import pytest
 from tiny import OVERRIDES
 
 from mnet_jax import config, sharding, step
-from mnet_jax.data import augment, dataset, load
+from mnet_jax.data import augment, builtin
+from mnet_jax.data.dataset import epoch_order, split
 from mnet_jax.tasks import classification
 
 SEEDS = (0, 1)
@@ -15,7 +16,7 @@ SEEDS = (0, 1)
 
 @pytest.fixture(scope="module")
 def digits():
-    return load.from_name("digits")
+    return builtin.digits()
 
 
 def settings(**overrides):
@@ -27,26 +28,32 @@ def settings(**overrides):
 class Bench:
     """A program with its data: `train` and `evaluate` for the given seeds."""
 
-    def __init__(self, cfg, digits, seeds=SEEDS, devices=None):
+    def __init__(self, cfg, digits, seeds=SEEDS, devices=None, teacher=None):
         self.cfg = cfg
-        self.splits = [dataset.split(digits, seed, cfg.data.train_size, 0) for seed in seeds]
+        self.splits = [split(digits, seed, cfg.data.train_size) for seed in seeds]
         orders = [
-            dataset.epoch_order(seed, 0, split.train, cfg.train.batch_size)
+            epoch_order(seed, 0, split.train, cfg.train.batch_size)
             for seed, split in zip(seeds, self.splits, strict=True)
         ]
-        self.order = jnp.asarray(np.stack(orders))
-        self.data = jnp.asarray(digits.images), jnp.asarray(digits.labels_N)
+        self.batches = {"index": jnp.asarray(np.stack(orders))}
+        self.steps = len(orders[0])
+        self.dataset = jax.tree.map(jnp.asarray, (digits.in_memory(), dict(digits.targets)))
         mesh = sharding.mesh(len(seeds), cfg.train.batch_size, devices or jax.devices()[:1])
-        self.program = step.build(cfg, len(seeds), digits.mean, digits.std, self.order.shape[1], mesh)
+        task = classification.TASK
+        self.program = step.build(task, cfg, len(seeds), digits.mean, digits.std, self.steps, mesh, teacher=teacher)
         self.state = self.program.init(jnp.asarray(seeds, jnp.int32))
-        self.knobs = jax.tree.map(lambda value: jnp.full(len(seeds), value, jnp.float32), config.knobs(cfg))
+        self.traced = jax.tree.map(lambda value: jnp.full(len(seeds), value, jnp.float32), config.traced_values(cfg))
 
-    def train(self, state, first=0, count=None, knobs=None):
-        count = self.order.shape[1] if count is None else count
+    def train(self, state, first=0, count=None, traced=None, teacher=()):
+        count = self.steps if count is None else count
         state = jax.tree.map(jnp.copy, state)  # the step donates its argument
         return self.program.train(
-            state, knobs or self.knobs, self.data, (self.order,), jnp.int32(first), jnp.int32(count)
+            state, traced or self.traced, teacher, self.dataset, self.batches, jnp.int32(first), jnp.int32(count)
         )
+
+    def evaluate(self, state, index, mask):
+        sums, _ = self.program.evaluate(state, self.traced, self.dataset, {"index": index, "mask": mask})
+        return sums
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +109,13 @@ def test_seeds_differ_and_a_seed_repeats(bench, digits):
 
 def test_a_run_that_diverges_is_frozen_and_the_others_go_on(bench):
     good, _ = bench.train(bench.state)
-    knobs = bench.knobs._replace(lr=jnp.asarray([0.1, 1e30], jnp.float32))
-    state, _ = bench.train(bench.state, knobs=knobs)
+    traced = bench.traced._replace(lr=jnp.asarray([0.1, 1e30], jnp.float32))
+    state, _ = bench.train(bench.state, traced=traced)
     assert state["diverged_at"][0] == -1
     assert state["diverged_at"][1] in (1, 2, 3)
     assert state["step"][1] == state["diverged_at"][1]
     same_bits(jax.tree.map(lambda x: x[0], good), jax.tree.map(lambda x: x[0], state))
-    later, _ = bench.train(state, knobs=knobs)
+    later, _ = bench.train(state, traced=traced)
     same_bits(jax.tree.map(lambda x: x[1], later), jax.tree.map(lambda x: x[1], state))
 
 
@@ -117,24 +124,25 @@ def test_every_image_is_counted_once(bench, digits):
     index, mask = np.zeros((2, 2, 1000), np.int32), np.zeros((2, 2, 1000), np.float32)
     index.reshape(2, -1)[:, : len(test)] = test
     mask.reshape(2, -1)[:, : len(test)] = 1
-    sums = bench.program.evaluate(bench.state, bench.knobs, bench.data, (index, mask))
-    small = bench.program.evaluate(
-        bench.state, bench.knobs, bench.data, (index.reshape(2, 20, 100), mask.reshape(2, 20, 100))
-    )
-    np.testing.assert_array_equal(sums["correct"], small["correct"])
+    sums = bench.evaluate(bench.state, index, mask)
+    small = bench.evaluate(bench.state, index.reshape(2, 20, 100), mask.reshape(2, 20, 100))
+    assert sums["images"].tolist() == [len(test)] * 2
+    np.testing.assert_array_equal(sums["accuracy"], small["accuracy"])
     np.testing.assert_allclose(sums["nll"], small["nll"], rtol=1e-5)
-    none = bench.program.evaluate(bench.state, bench.knobs, bench.data, (index, 0 * mask))
-    assert none["correct"].tolist() == none["nll"].tolist() == [0, 0]
+    none = bench.evaluate(bench.state, index, 0 * mask)
+    assert none["accuracy"].tolist() == none["nll"].tolist() == none["images"].tolist() == [0, 0]
 
 
 def test_top_5_is_summed_where_there_are_more_than_ten_classes():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 12)), jnp.float32)
     labels, mask = jnp.arange(50, dtype=jnp.int32) % 12, jnp.ones(50).at[40:].set(0.0)
-    sums = classification.sums(logits, labels, mask)
+    sums = classification.sums(logits, {"labels": labels}, mask, None)
     best = np.argsort(-np.asarray(logits), -1)[:40, :5]
-    assert float(sums["correct_top5"]) == (best == np.asarray(labels)[:40, None]).any(-1).sum()
-    assert sums.keys() == set(classification.summed(12))
-    assert classification.sums(logits[:, :10], labels % 10, mask).keys() == {"correct", "nll"}
+    assert float(sums["top5_accuracy"]) == (best == np.asarray(labels)[:40, None]).any(-1).sum()
+    for classes in (10, 12):
+        sums = classification.sums(logits[:, :classes], {"labels": labels % classes}, mask, None)
+        metrics = classification.metrics(settings(model__num_classes=classes))
+        assert sums.keys() == {metric.name for metric in metrics if metric.group == "test"}
 
 
 def test_averaged_weights_are_what_is_evaluated(digits):
@@ -143,9 +151,9 @@ def test_averaged_weights_are_what_is_evaluated(digits):
     params, ema = state["params"]["classifier"]["kernel"], state["ema"]["classifier"]["kernel"]
     assert jnp.any(params != ema)
     index, mask = jnp.arange(100)[None, None], jnp.ones((1, 1, 100))
-    scores = bench.program.evaluate(state, bench.knobs, bench.data, (index, mask))
-    swapped = bench.program.evaluate(state | {"params": state["ema"]}, bench.knobs, bench.data, (index, mask))
-    plain = bench.program.evaluate(state | {"ema": state["params"]}, bench.knobs, bench.data, (index, mask))
+    scores = bench.evaluate(state, index, mask)
+    swapped = bench.evaluate(state | {"params": state["ema"]}, index, mask)
+    plain = bench.evaluate(state | {"ema": state["params"]}, index, mask)
     assert scores["nll"] == swapped["nll"]
     assert scores["nll"] != plain["nll"]
 

@@ -1,4 +1,4 @@
-"""Experiment files become runs; claims of jobs are exclusive and die with their holder."""
+"""Experiment files become runs; the locks of runs are exclusive and die with the process that has them."""
 
 import contextlib
 import subprocess
@@ -7,19 +7,18 @@ import sys
 import pytest
 from tiny import EXPERIMENT, write
 
-from mnet_jax import config, results, sweep
+from mnet_jax import config, experiment, locks, results, sweep
+from mnet_jax.errors import UserError
 
 
 def make(folder, text=EXPERIMENT, overrides=None, mode="train"):
-    return sweep.plan(sweep.load(write(folder, text)), "digits", overrides or {}, mode, "the command")
+    return sweep.plan(experiment.load(write(folder, text)), "digits", overrides or {}, mode, "the command")
 
 
-def with_rows(rows, **replaced):
+def with_rows(rows, better="linear", worse="relu6"):
+    """The tiny experiment with other arms, and the contrast of two of them."""
     text = EXPERIMENT.replace('("linear", "relu6"):', f"{rows!r}:").replace('{"model.project_act": act}', "act")
-    text = text.replace('config.greater("linear", "relu6"),', "")
-    for old, new in replaced.items():
-        text = text.replace(old, new)
-    return text
+    return text.replace('greater("linear", "relu6")', f"greater({better!r}, {worse!r})")
 
 
 def test_plan_names_costs_and_orders_runs(tmp_path):
@@ -67,24 +66,24 @@ def test_runs_of_one_program_are_put_into_jobs(tmp_path):
     ],
 )
 def test_bad_rows(tmp_path, rows, message):
-    with pytest.raises(ValueError, match="digits") as caught:
+    with pytest.raises(UserError, match="digits") as caught:
         make(tmp_path, with_rows(rows))
     assert message in str(caught.value)
 
 
 def test_overriding_what_the_sweep_varies_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"model\.project_act is what tiny:digits sweeps over"):
+    with pytest.raises(UserError, match=r"model\.project_act is what tiny:digits sweeps over"):
         make(tmp_path, overrides={"model.project_act": "relu"})
 
 
 def test_claim_about_an_unknown_arm(tmp_path):
-    with pytest.raises(ValueError, match="the claim's contrast names arm 'relu7'; did you mean 'relu'"):
+    with pytest.raises(UserError, match="the claim's contrast names arm 'relu7'; did you mean 'relu6'"):
         make(tmp_path, EXPERIMENT.replace('greater("linear", "relu6")', 'greater("linear", "relu7")'))
 
 
-def test_twins_run_at_the_baselines_rate(tmp_path):
+def test_copies_run_at_the_baselines_rate(tmp_path):
     rows = [{"model.act": "relu6", "optim.lr": 0.6}, {"model.act": "relu", "optim.lr": 0.3}]
-    plan = make(tmp_path, with_rows(rows))
+    plan = make(tmp_path, with_rows(rows, "relu6", "relu"))
     assert [(arm.name, arm.lr, arm.same_lr_as) for arm in plan.arms] == [
         ("relu6", 0.6, ""),
         ("relu", 0.3, ""),
@@ -103,18 +102,18 @@ def test_tuning_seeds_are_never_reported_ones(tmp_path):
 
 def test_missing_and_broken_files(tmp_path):
     write(tmp_path)
-    with pytest.raises(ValueError, match=r"no experiment file .*other\.py; in .*: tiny\.py"):
-        sweep.load(tmp_path / "other.py")
-    with pytest.raises(ValueError, match="cannot be imported: ZeroDivisionError"):
-        sweep.load(write(tmp_path, "1/0"))
-    with pytest.raises(ValueError, match=r"defines no get_config\(scale\)"):
-        sweep.load(write(tmp_path, ""))
+    with pytest.raises(UserError, match=r"no experiment file .*other\.py; did you mean 'tiny\.py'\?; in .*: tiny\.py$"):
+        experiment.load(tmp_path / "other.py")
+    with pytest.raises(UserError, match="cannot be imported: ZeroDivisionError"):
+        experiment.load(write(tmp_path, "1/0"))
+    with pytest.raises(UserError, match="defines no function get_config; see any file in experiments/"):
+        experiment.load(write(tmp_path, ""))
 
 
 def test_workdir_of_another_plan_is_refused_with_the_difference(tmp_path):
     sweep.write(tmp_path, make(tmp_path))
     sweep.write(tmp_path, make(tmp_path))
-    with pytest.raises(ValueError, match=r"holds another plan \(train.epochs: 3 there, 4 now\)"):
+    with pytest.raises(UserError, match=r"holds another plan \(train.epochs: 3 there, 4 now\)"):
         sweep.write(tmp_path, make(tmp_path, overrides={"train.epochs": "4"}))
 
 
@@ -123,36 +122,36 @@ def test_seeds_can_be_added_and_not_taken_away(tmp_path):
     more = make(tmp_path, overrides={"seeds": "5"})
     sweep.write(tmp_path, more)
     assert results.read_sweep(tmp_path) == more
-    with pytest.raises(ValueError, match=r"runs: linear-s2, relu6-s2, linear-s3 \.\. there, not now"):
+    with pytest.raises(UserError, match=r"runs: linear-s2, relu6-s2, linear-s3 \.\. there, not now"):
         sweep.write(tmp_path, make(tmp_path))
 
 
-def test_one_process_holds_a_job_and_its_death_frees_it(tmp_path):
+def test_one_process_has_the_locks_of_a_job_and_its_death_frees_them(tmp_path):
     plan = make(tmp_path)
     results.write_sweep(tmp_path, plan)
     script = (
         "import sys, pathlib, time\n"
-        "from mnet_jax import results, sweep\n"
+        "from mnet_jax import locks, results\n"
         "workdir = pathlib.Path(sys.argv[1]); plan = results.read_sweep(workdir)\n"
-        "with sweep.claim(workdir, plan.jobs[0]) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
+        "with locks.claim(workdir, plan.jobs[0].runs) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     with other, other.stdout:
         assert other.stdout.readline() == "True\n"
-        with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+        with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
             assert not mine
         with contextlib.ExitStack() as stack:
             assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
         other.kill()
         other.wait()
-    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
+    with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
         assert mine
 
 
 def test_a_compiled_program_is_preferred(tmp_path):
     rows = [{"model.kernel_size": 3}, {"model.kernel_size": 5}]
-    plan = make(tmp_path, with_rows(rows))
+    plan = make(tmp_path, with_rows(rows, "kernel_size=3", "kernel_size=5"))
     first, second = plan.jobs[0].program, plan.jobs[1].program
     assert first != second
     with contextlib.ExitStack() as stack:
@@ -165,8 +164,8 @@ def test_finished_jobs_are_not_left(tmp_path):
     plan = make(tmp_path)
     results.write_row(tmp_path, {"run": "linear-s0"})
     assert [job.name for job in sweep.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
-    with sweep.claim(tmp_path, plan.jobs[0]) as mine:
-        assert not mine
+    with contextlib.ExitStack() as stack:
+        assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
 
 
 UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
@@ -174,25 +173,26 @@ UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
 
 def write_rows(workdir, plan, accuracy):
     for run in plan.runs:
-        row = {"run": run.name, "arm": run.arm, "seed": run.seed, "classes": 10, "diverged_at": None}
-        results.write_row(workdir, row | {"metrics": {"accuracy": accuracy(run)}})
+        row = dict.fromkeys(results.ROW_KEYS) | {part: {} for part in results.ROW_PARTS}
+        row |= {"run": run.name, "arm": run.arm, "seed": run.seed, "metrics": {"accuracy": accuracy(run)}}
+        results.write_row(workdir, row)
 
 
 def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):
     """Differences of 0 and 4 points: sd 2.83, t 12.7, so 3.2 seeds make 40 points; the same rows, the same plan."""
     plan = make(tmp_path, overrides=UNTIL)
     sweep.write(tmp_path, plan)
-    assert sweep.widened(tmp_path, plan) == plan
+    assert sweep.with_more_seeds(tmp_path, plan) == plan
     write_rows(tmp_path, plan, lambda run: 0.9 + 0.04 * (run.arm == "linear") * run.seed)
-    wider = sweep.widened(tmp_path, plan)
+    wider = sweep.with_more_seeds(tmp_path, plan)
     assert [run.seed for run in wider.runs if run.arm == "relu6"] == [0, 1, 2, 3]
     assert wider.jobs[: len(plan.jobs)] == plan.jobs
     assert {job.program for job in wider.jobs} == {plan.jobs[0].program}
     sweep.write(tmp_path, wider)
     write_rows(tmp_path, wider, lambda run: 0.9 + 0.04 * (run.arm == "linear") * (run.seed % 2) + run.seed // 2)
-    assert sweep.widened(tmp_path, wider) == sweep.widened(tmp_path, plan) == wider
+    assert sweep.with_more_seeds(tmp_path, wider) == sweep.with_more_seeds(tmp_path, plan) == wider
     narrow = make(tmp_path, overrides=UNTIL | {"seeds_until": "0.1"})
-    assert max(run.seed for run in sweep.widened(tmp_path, narrow).runs) == 8, "seeds_max"
+    assert max(run.seed for run in sweep.with_more_seeds(tmp_path, narrow).runs) == 8, "seeds_max"
 
 
 @pytest.mark.parametrize(("changed", "message"), [({"seeds": "3"}, "seeds: 2 there, 3 now"), ({}, "seeds_until: 40.0")])
@@ -201,10 +201,10 @@ def test_what_the_width_followed_from_cannot_change(tmp_path, changed, message):
     sweep.write(tmp_path, make(tmp_path, overrides=UNTIL))
     sweep.write(tmp_path, make(tmp_path, overrides=UNTIL | {"seeds_max": "20"}))
     other = make(tmp_path, overrides=UNTIL | changed if changed else {})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         sweep.write(tmp_path, other)
 
 
 def test_one_seed_gives_no_spread(tmp_path):
-    with pytest.raises(ValueError, match=r"seeds=1 and seeds_max=9; with seeds_until allowed: at least 2"):
+    with pytest.raises(UserError, match=r"seeds=1 and seeds_max=9; with seeds_until allowed: at least 2"):
         make(tmp_path, overrides=UNTIL | {"seeds": "1"})

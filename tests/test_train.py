@@ -7,12 +7,14 @@ import pytest
 import safetensors.numpy
 from tiny import EXPERIMENT, write
 
-from mnet_jax import inputs, results, sweep, train
+from mnet_jax import experiment, feed, results, sweep, train, trained, worker
+from mnet_jax.data import builtin
+from mnet_jax.data.dataset import split
 
 
 def make(folder, text=EXPERIMENT, **overrides):
     overrides = {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    plan = sweep.plan(sweep.load(write(folder, text)), "digits", overrides, "train", "the command")
+    plan = sweep.plan(experiment.load(write(folder, text)), "digits", overrides, "train", "the command")
     results.write_sweep(folder, plan)
     return plan
 
@@ -22,7 +24,7 @@ def never():
 
 
 def rows(folder, plan):
-    return [results.comparable(row) for row in results.read_rows(folder, plan.runs)]
+    return [results.comparable(row) for row in results.read_rows(folder, plan)]
 
 
 def weights(folder, plan):
@@ -33,7 +35,7 @@ def weights(folder, plan):
 def chunks_of_three():
     """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "CHUNK_STEPS", 3)
+        patch.setattr(feed, "CHUNK_STEPS", 3)
         yield
 
 
@@ -41,13 +43,13 @@ def chunks_of_three():
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     plan = make(folder)
-    train.work(folder, plan, never, 0.0)
+    worker.work_on(folder, plan, never)
     return folder, plan
 
 
 def test_rows_hold_what_a_reader_asks(unbroken):
     folder, plan = unbroken
-    row = results.read_rows(folder, plan.runs)[1]
+    row = results.read_rows(folder, plan)[1]
     assert (row["run"], row["arm"], row["seed"]) == ("relu6-s0", "relu6", 0)
     assert row["overrides"] == {"model.project_act": "relu6"}
     assert row["data"]["split"].startswith("64 training images drawn by the seed")
@@ -60,15 +62,11 @@ def test_rows_hold_what_a_reader_asks(unbroken):
 
 
 def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):
-    folder, _ = unbroken
+    folder, plan = unbroken
     lines = results.read_metrics(folder, "linear-s0")
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert ["accuracy" in line for line in lines] == [False, True, True]  # every second epoch, and the last
-    assert lines[-1]["accuracy"] == results.read_rows(folder, sweep_runs(folder))[0]["metrics"]["accuracy"]
-
-
-def sweep_runs(folder):
-    return results.read_sweep(folder).runs
+    assert lines[-1]["accuracy"] == results.read_rows(folder, plan)[0]["metrics"]["accuracy"]
 
 
 def test_tensorboard_events_stand_beside_the_metrics(unbroken):
@@ -78,20 +76,16 @@ def test_tensorboard_events_stand_beside_the_metrics(unbroken):
 
 def test_nothing_of_a_finished_job_is_left_behind(unbroken):
     folder, _ = unbroken
-    assert sorted(path.name for path in results.job_dir(folder, "linear-s0").iterdir()) == ["lock"]
+    assert not list(results.job_dir(folder, "linear-s0").iterdir())
 
 
 def test_saved_weights_score_what_the_row_says(unbroken):
-    from mnet_jax.data import augment, dataset, load
-    from mnet_jax.models import weights as files
-
     folder, plan = unbroken
-    source = load.from_name("digits")
-    split = dataset.split(source, 0, 64, 0)
-    model = files.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")
-    logits, _ = model(augment.normalize(source.in_memory()[split.test], source.mean, source.std))
-    accuracy = float(np.mean(np.argmax(logits, -1) == source.labels_N[split.test]))
-    assert accuracy == pytest.approx(results.read_rows(folder, plan.runs)[1]["metrics"]["accuracy"], abs=1e-3)
+    digits = builtin.digits()
+    test = split(digits, 0, 64).test
+    logits = trained.load(results.run_dir(folder, "relu6-s0") / "weights.safetensors")(digits.in_memory()[test])
+    accuracy = float(np.mean(np.argmax(logits, -1) == digits.labels_N[test]))
+    assert accuracy == pytest.approx(results.read_rows(folder, plan)[1]["metrics"]["accuracy"], abs=1e-3)
 
 
 @pytest.mark.parametrize("moment", [1, 3, 5])
@@ -102,7 +96,7 @@ def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment)
     while sweep.left(tmp_path, plan):
         looks = itertools.count(1)
         try:
-            train.work(tmp_path, plan, lambda looks=looks: next(looks) >= moment, 0.0)
+            worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= moment)
         except train.Preempted:
             stops += 1
     assert stops >= 4
@@ -119,12 +113,12 @@ def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment)
 def test_an_unreadable_checkpoint_is_reported_and_the_run_starts_again(unbroken, tmp_path, caplog):
     plan = make(tmp_path)
     with pytest.raises(train.Preempted, match="job linear-s0 stopped at step 3 of 12"):
-        train.work(tmp_path, plan, lambda: True, 0.0)
+        worker.work_on(tmp_path, plan, lambda: True)
     checkpoints = results.job_dir(tmp_path, "linear-s0") / "checkpoints"
     for path in checkpoints.rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
-    train.work(tmp_path, plan, never, 0.0)
+    worker.work_on(tmp_path, plan, never)
     assert "cannot be read" in caplog.text
     assert rows(tmp_path, plan) == rows(*unbroken)
 
@@ -132,8 +126,8 @@ def test_an_unreadable_checkpoint_is_reported_and_the_run_starts_again(unbroken,
 def test_divergence_is_named_and_the_sweep_goes_on(tmp_path, caplog):
     text = EXPERIMENT.replace('{"model.project_act": act}', '{"optim.lr": 1e30 if act == "relu6" else 0.1}')
     plan = make(tmp_path, text.replace('greater("linear", "relu6")', 'greater("lr=0.1", "lr=1e+30")'), seeds=1)
-    train.work(tmp_path, plan, never, 0.0)
-    found = {row["arm"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan.runs)}
+    worker.work_on(tmp_path, plan, never)
+    found = {row["arm"]: row["diverged_at"] for row in results.read_rows(tmp_path, plan)}
     assert found["lr=0.1"] is None
     assert 0 < found["lr=1e+30"] < 4
     assert f"lr=1e+30-s0 diverged: its loss is not finite at step {found['lr=1e+30']}" in caplog.text
@@ -142,7 +136,7 @@ def test_divergence_is_named_and_the_sweep_goes_on(tmp_path, caplog):
 def test_several_runs_a_job_are_the_runs_one_by_one(unbroken, tmp_path):
     plan = make(tmp_path, runs_per_job=4)
     assert len(plan.jobs) == 1
-    train.work(tmp_path, plan, never, 0.0)
+    worker.work_on(tmp_path, plan, never)
     for mine, theirs in zip(rows(tmp_path, plan), rows(*unbroken), strict=True):
         assert mine["run"] == theirs["run"]
         assert mine["metrics"]["nll"] == pytest.approx(theirs["metrics"]["nll"], rel=0.05)
@@ -150,13 +144,13 @@ def test_several_runs_a_job_are_the_runs_one_by_one(unbroken, tmp_path):
 
 def test_jobs_of_one_program_share_it_and_few_programs_are_kept(tmp_path, monkeypatch):
     built = []
-    monkeypatch.setattr(train, "_programs", {})
+    monkeypatch.setattr(train, "compiled_programs", {})
     monkeypatch.setattr(train, "KEPT_PROGRAMS", 2)
     monkeypatch.setattr(train.step, "build", lambda *args, real=train.step.build: built.append(args) or real(*args))
     sizes = EXPERIMENT.replace('greater("linear", "relu6")', 'greater("kernel_size=1", "kernel_size=3")')
     sizes = sizes.replace('("linear", "relu6")', "(1, 3, 5)").replace("project_act", "kernel_size")
     plan = make(tmp_path, sizes)
-    train.work(tmp_path, plan, never, 0.0)
+    worker.work_on(tmp_path, plan, never)
     assert len(plan.jobs) == 6
     assert len(built) == 3
-    assert len(train._programs) == 2
+    assert len(train.compiled_programs) == 2

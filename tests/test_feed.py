@@ -1,4 +1,4 @@
-"""Large images, read and cropped ahead: the windows that the step takes, and training on them."""
+"""Large images, read and cropped ahead: the chunks of batches that the step takes, and training on them."""
 
 import jax
 import numpy as np
@@ -7,8 +7,12 @@ import test_train
 from test_train import never, rows
 from tiny import EXPERIMENT
 
-from mnet_jax import config, inputs, results, sharding, sweep, train
-from mnet_jax.data import dataset, load, pipeline, prepare
+from mnet_jax import config, feed, results, sharding, sweep, train, worker
+from mnet_jax.data import load, pipeline, prepare
+from mnet_jax.data.dataset import split
+from mnet_jax.errors import UserError
+
+pytest.importorskip("grain")
 
 STREAMED = EXPERIMENT.replace(
     "config.override(cfg, ",
@@ -40,34 +44,33 @@ def pictures(root):
 
 
 @pytest.fixture(autouse=True)
-def windows_of_three(monkeypatch):
-    monkeypatch.setattr(inputs, "CHUNK_STEPS", 3)
+def chunks_of_three(monkeypatch):
+    monkeypatch.setattr(feed, "CHUNK_STEPS", 3)
 
 
 def make(tmp_path, folder, **overrides):
     return test_train.make(tmp_path, STREAMED.replace("FOLDER", repr(folder)), train__batch_size=8, **overrides)
 
 
-def test_windows_are_the_batches_of_the_steps(folder, tmp_path):
+def test_chunks_are_the_batches_of_the_steps(folder, tmp_path):
     plan = make(tmp_path, folder)
     cfg = config.unflatten(plan.config)
-    source = load.from_config(cfg.data)
+    dataset = load.from_config(cfg.data)
     mesh = sharding.mesh(2, 8, jax.devices()[:2], spread_runs=False)
-    fed = inputs.of(source, cfg.data, (0, 1), 8, mesh)
-    assert isinstance(fed, inputs.Streamed)
-    assert fed.per_epoch == 5  # 40 images
-    feed = pipeline.Feed(source, dataset.split(source, 1, 40), cfg.data, 1, 8)
+    host = feed.make(dataset, cfg.data, (0, 1), 8, mesh)
+    assert isinstance(host, feed.HostFeed)
+    assert host.steps_per_epoch == 5  # 40 images
+    batches_of_seed = pipeline.Feed(dataset, split(dataset, 1, 40), cfg.data, 1, 8)
     for step, expected in ((0, 3), (3, 2), (5, 3), (1, 3), (4, 1)):  # the last two: a jump
-        (images, labels), first, count = fed.window(step)
+        batches, first, count = host.next_chunk(step)
         assert (first, count) == (0, expected)
-        assert images.shape == (2, 3, 8, 16, 16, 3)
+        assert batches["images"].shape == (2, 3, 8, 16, 16, 3)
         for index in range(count):
-            batch = feed.batch(step + index)
-            np.testing.assert_array_equal(images[1, index], batch["images"])
-            np.testing.assert_array_equal(labels[1, index], batch["targets"]["labels"])
-    pieces = list(fed.held_out())
-    assert sum(float(mask.sum()) for *_, mask in pieces) == 2 * 10
-    fed.close()
+            batch = batches_of_seed.batch(step + index)
+            np.testing.assert_array_equal(batches["images"][1, index], batch["images"])
+            np.testing.assert_array_equal(batches["targets"]["labels"][1, index], batch["targets"]["labels"])
+    assert sum(float(piece["mask"].sum()) for piece in host.held_out()) == 2 * 10
+    host.close()
 
 
 def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
@@ -75,15 +78,15 @@ def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
         plans[name] = make(tmp_path / name, folder, seeds=1)
-    train.work(tmp_path / "whole", plans["whole"], never, 0.0)
+    worker.work_on(tmp_path / "whole", plans["whole"], never)
     while sweep.left(tmp_path / "broken", plans["broken"]):
         try:
-            train.work(tmp_path / "broken", plans["broken"], lambda: True, 0.0)
+            worker.work_on(tmp_path / "broken", plans["broken"], lambda: True)
         except train.Preempted:
             continue
     whole, broken = (rows(tmp_path / name, plan) for name, plan in plans.items())
     assert whole == broken
-    assert whole[0]["data"]["skipped"] == 0
+    assert whole[0]["data"]["corrupt"] == 0
     assert whole[0]["metrics"]["accuracy"] > 0.5
     assert results.read_rows(tmp_path / "whole", plans["whole"].runs)[0]["timing"]["data"] > 0
 
@@ -97,8 +100,8 @@ def test_a_damaged_image_is_named_or_counted(folder, tmp_path):
     stop, skip = tmp_path / "stop", tmp_path / "skip"
     for place in (stop, skip):
         place.mkdir()
-    with pytest.raises(ValueError, match=r"dark/3.jpg"):
+    with pytest.raises(UserError, match=r"dark/3.jpg"):
         train.work(stop, make(stop, str(copy), seeds=1, data__train_size=0), never, 0.0)
     plan = make(skip, str(copy), seeds=1, data__train_size=0, data__corrupt="skip")
-    train.work(skip, plan, never, 0.0)
-    assert all(row["data"]["skipped"] == 3 for row in rows(skip, plan))  # once an epoch
+    worker.work_on(skip, plan, never)
+    assert all(row["data"]["corrupt"] == 3 for row in rows(skip, plan))  # once an epoch
