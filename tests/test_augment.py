@@ -159,5 +159,7 @@ def test_shares_of_labels_give_the_average_loss():
     logits_BK = jax.random.normal(KEY, (4, 10))
     a_B, b_B = jnp.arange(4), jnp.arange(4) + 5
     shares_BK = 0.3 * jax.nn.one_hot(a_B, 10) + 0.7 * jax.nn.one_hot(b_B, 10)
-    losses = [classification.loss(logits_BK, labels, 0.1) for labels in (a_B, b_B, shares_BK)]
+    cfg = config.default()
+    targets = ({"labels": a_B}, {"labels": b_B}, {"labels": a_B, "shares": shares_BK})
+    losses = [classification.loss(logits_BK, of, cfg, None)[0] for of in targets]
     np.testing.assert_allclose(losses[2], 0.3 * losses[0] + 0.7 * losses[1], rtol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 from tiny import OVERRIDES, write
 
 from mnet_jax import cost, figures, flags, results, sweep
+from mnet_jax import experiment as experiments
 from mnet_jax.bench import __main__ as door
 from mnet_jax.bench import depthwise, harness, inference, profile, quickstart, roofline, seeds, step
 from mnet_jax.bench.contenders import nnx
@@ -131,9 +132,12 @@ def test_one_core(capsys):
 def test_latencies_of_an_experiments_arms(tmp_path, capsys):
     """Into the workdir, whose report then has them; that of another experiment is refused."""
     path = write(tmp_path)
-    plan = sweep.plan(sweep.load(path), "digits", {}, "train", "")
+    experiment = experiments.load(path)
+    plan = sweep.plan(experiment, "digits", {}, "train", "")
     printed = {"linear": {"latency_ms": 75}, "relu6": {"latency_ms": 150}}
-    table = inference.latencies(replace(plan, claim=replace(plan.claim, printed=printed)), QUICK).tables[0]
+    table = inference.latencies(
+        replace(plan, claim=replace(plan.claim, printed=printed)), experiment.code, QUICK
+    ).tables[0]
     assert table.header[-2:] == ["the paper's ms", "/ linear"]
     assert [row[-2:] for row in table.rows] == [["75", "1.00"], ["150", "2.00"]]
     workdir = tmp_path / "workdir"

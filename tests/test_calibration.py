@@ -25,7 +25,7 @@ def accuracies(tmp_path_factory, experiments):
     door = [sys.executable, "-m", "mnet_jax.main", "--config", "only_linear.py", "--config.seeds=48"]
     subprocess.run(door, cwd=folder, check=True, capture_output=True)
     workdir = folder / "runs" / "only_linear-digits"
-    rows = results.read_rows(workdir, results.read_sweep(workdir).runs)
+    rows = results.read_rows(workdir, results.read_sweep(workdir))
     assert len(rows) == 48
     return np.array([row["metrics"]["accuracy"] for row in rows])
 

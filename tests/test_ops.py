@@ -19,6 +19,7 @@ from mnet_jax.ops.depthwise import depthwise, output_size, pads, same_padding
 from mnet_jax.ops.formulation import FORMULATIONS, KERNELS, resolve
 from mnet_jax.ops.norm import affine, affine_act, batch_norm_act, number_of_groups
 from mnet_jax.ops.pointwise import dense_conv, pointwise
+from mnet_jax.tasks import TASKS
 
 INF = float("inf")
 ONES = ((1, 1), (1, 1))
@@ -226,12 +227,23 @@ def traced_step(runs, batch, devices, formulation, group=2):
     cfg = config.default()
     tiny = {"blocks": ((1, 4, 1, 1), (6, 4, 2, 2)), "stem": (4, 2), "divisor": 1, "last": 8, "norm.group": group}
     config.override(cfg, {f"model.{name}": value for name, value in tiny.items()} | {"model.formulation": formulation})
-    program = step.build(cfg, runs, (0.5,) * 3, (0.25,) * 3, 1, sharding.mesh(runs, batch, jax.devices()[:devices]))
-    seeds, numbers = jnp.arange(runs), jax.tree.map(lambda value: jnp.full(runs, value, jnp.float32), config.knobs(cfg))
+    program = step.build(
+        TASKS["classification"],
+        cfg,
+        runs,
+        (0.5,) * 3,
+        (0.25,) * 3,
+        1,
+        sharding.mesh(runs, batch, jax.devices()[:devices]),
+    )
+    seeds, numbers = (
+        jnp.arange(runs),
+        jax.tree.map(lambda value: jnp.full(runs, value, jnp.float32), config.traced_values(cfg)),
+    )
     state = jax.eval_shape(program.init, seeds)
-    shared = jnp.zeros((8, 16, 16, 3), jnp.uint8), jnp.zeros(8, jnp.int32)
-    index = (jnp.zeros((runs, 1, batch), jnp.int32),)
-    return jax.make_jaxpr(program.train)(state, numbers, shared, index, jnp.int32(0), jnp.int32(1)).jaxpr
+    dataset = jnp.zeros((8, 16, 16, 3), jnp.uint8), {"labels": jnp.zeros(8, jnp.int32)}
+    batches = {"index": jnp.zeros((runs, 1, batch), jnp.int32)}
+    return jax.make_jaxpr(program.train)(state, numbers, (), dataset, batches, jnp.int32(0), jnp.int32(1)).jaxpr
 
 
 def test_ranks_stay_low_in_the_step_of_many_seeds(monkeypatch):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import config, figures, formatting, report, results, stats
+from mnet_jax import config, figures, formatting, locks, report, results, stats
 from mnet_jax.config import claims
 from mnet_jax.figures import ablation
 from mnet_jax.report import drawing, index, sentences, tables
@@ -217,7 +217,7 @@ def test_the_last_of_two_reports_has_every_row(tmp_path):
     """One process still reports when another ends the last run: that one's report comes after, and stays."""
     rows = write_workdir(tmp_path, make_sweep(*THREE), done=8)
     with ThreadPoolExecutor(1) as other:
-        with results.report_lock(tmp_path):
+        with locks.report_lock(tmp_path):
             last = other.submit(report.write, tmp_path)
             with pytest.raises(TimeoutError):
                 last.result(timeout=2)
