@@ -1,4 +1,4 @@
-"""What an experiment file may bring, and that it is what is trained: network, blocks, optimizer, metrics, data, fields."""
+"""What an experiment file brings is what is trained: its network, blocks, optimizer, metrics, data and fields."""
 
 import re
 from pathlib import Path

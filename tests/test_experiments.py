@@ -20,7 +20,7 @@ def scales(path):
     taken = []
     for scale in config.SCALES:
         with contextlib.suppress(UserError):
-            load(path).get_config(scale)
+            sweep.base_config(load(path), scale)
             taken.append(scale)
     return taken
 

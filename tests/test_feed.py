@@ -88,7 +88,7 @@ def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
     assert whole == broken
     assert whole[0]["data"]["corrupt"] == 0
     assert whole[0]["metrics"]["accuracy"] > 0.5
-    assert results.read_rows(tmp_path / "whole", plans["whole"].runs)[0]["timing"]["data"] > 0
+    assert results.read_rows(tmp_path / "whole", plans["whole"])[0]["timing"]["data"] > 0
 
 
 def test_a_damaged_image_is_named_or_counted(folder, tmp_path):
@@ -101,7 +101,7 @@ def test_a_damaged_image_is_named_or_counted(folder, tmp_path):
     for place in (stop, skip):
         place.mkdir()
     with pytest.raises(UserError, match=r"dark/3.jpg"):
-        train.work(stop, make(stop, str(copy), seeds=1, data__train_size=0), never, 0.0)
+        worker.work_on(stop, make(stop, str(copy), seeds=1, data__train_size=0), never)
     plan = make(skip, str(copy), seeds=1, data__train_size=0, data__corrupt="skip")
     worker.work_on(skip, plan, never)
     assert all(row["data"]["corrupt"] == 3 for row in rows(skip, plan))  # once an epoch

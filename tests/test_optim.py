@@ -4,29 +4,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from mnet_jax import config, models, optim
-from mnet_jax.models.layers import ConvNorm
+from mnet_jax import config, optim
+from mnet_jax.models import weights
+from mnet_jax.tasks import classification
 
 
 def settings(**fields):
-    cfg = config.default().optim
-    for name, value in fields.items():
-        setattr(cfg, name, value)
+    """The papers' config with other fields of its section `optim`."""
+    cfg = config.default()
+    config.override(cfg, {f"optim.{name}": value for name, value in fields.items()})
     return cfg
 
 
 def trace(cfg, gradients, lr, decay=0.0):
-    """Weights after each of the gradients, through `optim.optimizer`, in float64."""
+    """Weights after each of the gradients, through `optim.rule`, in float64."""
     with jax.enable_x64(True):
         params = {"classifier": {"kernel": jnp.ones((3, 2), jnp.float64)}}
-        mask = optim.decay_mask(params, {}, cfg)
-        state = optim.optimizer(cfg, 0.0, 0.0, mask).init(params)
+        mask = optim.decay_mask(params, {}, cfg.optim)
+        state = optim.rule(cfg)(0.0, 0.0, mask).init(params)
         seen = []
         for gradient in gradients:
-            rule = optim.optimizer(cfg, lr, decay, mask)
-            updates, state = rule.update({"classifier": {"kernel": jnp.asarray(gradient)}}, state, params)
+            update = optim.rule(cfg)(lr, decay, mask).update
+            updates, state = update({"classifier": {"kernel": jnp.asarray(gradient)}}, state, params)
             params = jax.tree.map(jnp.add, params, updates)
             seen.append(np.asarray(params["classifier"]["kernel"]))
     return np.stack(seen)
@@ -73,20 +73,20 @@ def test_adamw_decays_apart_from_the_gradient(gradients):
 
 
 def test_exponential_schedule_falls_once_an_epoch():
-    rate = optim.schedule(settings(), steps_per_epoch=10, steps=100)
-    factors = [float(rate(jnp.int32(step))) for step in (0, 9, 10, 19, 99)]
+    factor = optim.schedule(settings().optim, steps_per_epoch=10, steps=100)
+    factors = [float(factor(jnp.int32(step))) for step in (0, 9, 10, 19, 99)]
     np.testing.assert_allclose(factors, [1, 1, 0.98, 0.98, 0.98**9], rtol=1e-5)
 
 
 def test_exponential_schedule_of_the_released_v1_script_falls_every_two_and_a_half_epochs():
-    rate = optim.schedule(settings(decay_rate=0.94, decay_epochs=2.5), steps_per_epoch=10, steps=100)
-    factors = [float(rate(jnp.int32(step))) for step in (24, 25, 50)]
+    factor = optim.schedule(settings(decay_rate=0.94, decay_epochs=2.5).optim, steps_per_epoch=10, steps=100)
+    factors = [float(factor(jnp.int32(step))) for step in (24, 25, 50)]
     np.testing.assert_allclose(factors, [1, 0.94, 0.94**2], rtol=1e-5)
 
 
 def test_cosine_with_warm_up():
-    rate = optim.schedule(settings(schedule="cosine", warmup=0.1), steps_per_epoch=10, steps=100)
-    factors = [float(rate(jnp.int32(step))) for step in (0, 9, 10, 55, 100)]
+    factor = optim.schedule(settings(schedule="cosine", warmup=0.1).optim, steps_per_epoch=10, steps=100)
+    factors = [float(factor(jnp.int32(step))) for step in (0, 9, 10, 55, 100)]
     np.testing.assert_allclose(factors, [0.1, 1, 1, 0.5, 0], atol=1e-6)
 
 
@@ -97,43 +97,34 @@ def test_weight_decay_touches_what_the_config_says():
         "classifier": {"kernel": jnp.ones((2, 5)), "bias": jnp.ones(5)},
     }
     batch_stats = {"stem": {"mean": jnp.ones(4), "var": jnp.ones(4)}}
-    mask = optim.decay_mask(params, batch_stats, settings())
+    mask = optim.decay_mask(params, batch_stats, settings().optim)
     decayed = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
     dense = {"['stem']['kernel']", "['blocks']['0']['project']['kernel']", "['classifier']['kernel']"}
     assert decayed == dense
-    for field, more in {
-        "decay_depthwise": {"['blocks']['0']['depthwise']['kernel']"},
-        "decay_bias": {"['classifier']['bias']"},
-        "decay_norm": {"['stem']['scale']", "['stem']['bias']"},
-    }.items():
-        mask = optim.decay_mask(params, batch_stats, settings(**{field: True}))
-        now = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
-        assert now == dense | more
+    mask = optim.decay_mask(params, batch_stats, settings(decay_depthwise=True).optim)
+    decayed = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
+    assert decayed == dense | {"['blocks']['0']['depthwise']['kernel']"}
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet", "inception_v3"])
-def test_a_layers_own_bias_is_told_from_its_norms(name):
-    """By the kind of layer, whatever its name: dense layers before the classifier, convolutions without a norm."""
-    cfg = config.default().model
-    cfg.name = name
-    model = nnx.eval_shape(lambda: models.structure(cfg))
-    layers = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model)}
-    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), settings(decay_bias=True))
-    biases = {}
-    for path, on in jax.tree_util.tree_leaves_with_path(mask):
-        *owner, leaf = (str(entry.key) for entry in path)
-        if leaf == "bias":
-            biases[".".join(owner)] = on
-            assert on == (not isinstance(layers[tuple(owner)], ConvNorm)), owner
-    assert sum(biases.values()) == {"mobilenet_v3_small": 20, "squeezenet": 26, "inception_v3": 1}[name]
-
-
-def test_a_dense_convolution_in_the_place_of_a_depthwise_one_is_decayed():
-    for conv, decayed in (("depthwise", False), ("full", True)):
-        cfg = config.default().model
-        cfg.name, cfg.conv = "s8", conv
-        model = nnx.eval_shape(lambda cfg=cfg: models.structure(cfg))
-        _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        mask = optim.decay_mask(nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats), settings())
-        assert {block["depthwise"]["kernel"] for block in mask["blocks"].values()} == {decayed}
+@pytest.mark.parametrize(
+    ("model", "decay_depthwise"),
+    [
+        ({"name": "mobilenet_v2"}, False),
+        ({"name": "mobilenet_v2"}, True),
+        ({"name": "mobilenet_v2", "conv": "full"}, False),
+        ({"name": "mobilenet_v3_small"}, False),
+        ({"name": "squeezenet"}, False),
+        ({"name": "inception_v3"}, False),
+    ],
+)
+def test_dense_kernels_decay_whatever_their_layer_is_called_and_biases_of_no_layer(model, decay_depthwise):
+    """V2 with full convolutions in the place of the depthwise ones has dense kernels in layers of that name."""
+    cfg = settings(decay_depthwise=decay_depthwise)
+    config.override(cfg, {f"model.{name}": value for name, value in model.items()})
+    _, params, batch_stats = weights.split(weights.abstract(classification.TASK, cfg))
+    mask = weights.flatten(optim.decay_mask(params, batch_stats, cfg.optim))
+    depthwise = {
+        name for name in mask if name.endswith("depthwise.kernel") and not decay_depthwise and "conv" not in model
+    }
+    assert {name for name, on in mask.items() if on} == {name for name in mask if name.endswith("kernel")} - depthwise
+    assert bool(depthwise) == (model["name"].startswith("mobilenet") and not decay_depthwise and "conv" not in model)
