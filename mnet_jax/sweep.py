@@ -16,7 +16,7 @@ from mnet_jax import experiment as experiments
 from mnet_jax.config import claims
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
-from mnet_jax.fields import nearest
+from mnet_jax.fields import LARGEST, nearest
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Need, Run, Sweep
 from mnet_jax.tasks import TASKS, Metric
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 MOST_ARMS = 20_000
 """An endless `sweep(config)` ends here."""
+
+MOST_RUNS = 1_000_000
+"""Of a sweep: each is an entry of sweep.json and a folder."""
+
+LONGEST_NAME = 100
+"""Bytes of an arm's name: two of them make the name of a job's folder, which has up to 255."""
 
 
 def plan(
@@ -52,7 +58,7 @@ def plan(
     task = experiment.code.task_of(base)
     metrics = _metrics(task, base)
     claim = _claim(experiment, base, arms, metrics, where)
-    arms = _with_needs(arms, where)
+    arms = _with_needs(arms, config.flatten(base), where)
     if mode == "tune":
         arms = _tuning_grid(arms, base)
     elif task.trains:
@@ -63,6 +69,8 @@ def plan(
         seeds = range(config.TUNING_SEED, config.TUNING_SEED + base.tune.seeds)
         if base.data.holdout == 0:
             base.data.holdout = base.tune.holdout
+    if len(arms) * len(seeds) > MOST_RUNS:
+        raise UserError(f"{where}: {len(arms):,} arms of {len(seeds):,} seeds; allowed: {MOST_RUNS:,} runs")
     flat = config.flatten(base)
     programs = {name: program(flat, arm, arms, experiment.fingerprint) for name, arm in arms.items()}
     if task.trains:
@@ -215,8 +223,11 @@ def _arms(experiment: Experiment, base: Any, overrides: Mapping[str, str], where
         cfg = base.copy_and_resolve_references()
         config.override(cfg, row, where)
         name = given or _name(row)
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.=+@,-]+", name):
-            raise UserError(f"{where}: arm name {name!r}; allowed: letters, digits and _ . = + @ , -")
+        if not isinstance(name, str) or not re.fullmatch(results.NAME, name) or len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{where}: arm name {name!r}; allowed: up to {LONGEST_NAME} letters, digits and _ . = + @ , -; "
+                "'name' in a row gives its arm another"
+            )
         config.check(cfg, f"{where}, arm {name}")
         same = _identity(cfg, experiment)
         if same in names_by_identity or name in arms:
@@ -276,12 +287,13 @@ NEEDS = {"train.init_from": "init_from", "train.teacher": "teacher"}
 """Field that names an arm or a weights file -> the role of its weights."""
 
 
-def _with_needs(arms: dict[str, Arm], where: str) -> dict[str, Arm]:
-    """Says of every arm whose weights its runs need."""
+def _with_needs(arms: dict[str, Arm], base: Mapping[str, Any], where: str) -> dict[str, Arm]:
+    """Says of every arm whose weights its runs need, by its overrides and the base config."""
     needing = {}
     for name, arm in arms.items():
-        needs = [_need(role, arm.overrides[field], arms, f"{where}, arm {name}: {field}")
-                 for field, role in NEEDS.items() if arm.overrides.get(field)]  # fmt: skip
+        values = {field: arm.overrides.get(field, base[field]) for field in NEEDS}
+        needs = [_need(NEEDS[field], value, arms, f"{where}, arm {name}: {field}")
+                 for field, value in values.items() if value]  # fmt: skip
         needing[name] = replace(arm, needs=tuple(needs))
     for name in needing:
         _refuse_circle(name, needing, (), where)
@@ -289,6 +301,8 @@ def _with_needs(arms: dict[str, Arm], where: str) -> dict[str, Arm]:
 
 
 def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
+    from mnet_jax.models import weights
+
     if value in arms:
         return Need(role, arm=value)
     path = Path(value)
@@ -296,6 +310,7 @@ def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
         raise UserError(
             f"{where}={value!r}{nearest(value, arms)}; allowed: a weights file, or one of {', '.join(arms)}"
         )
+    weights.read(path)
     return Need(role, file=str(path.resolve()), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -368,6 +383,8 @@ def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
     task.check_data(cfg, dataset)
     height, width = image_size(cfg, dataset)
     steps = _steps_per_epoch(dataset, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
+    if cfg.train.epochs * steps > LARGEST:
+        raise UserError(f"train.epochs={cfg.train.epochs} of {steps} steps each; allowed: {LARGEST:,} steps in all")
     fingerprint = weights.fingerprint(*weights.split(weights.abstract(task, cfg))[1:])
     cfg.model.formulation, cfg.model.dtype, cfg.model.act_bits = "lax", "float32", 0  # what the counter knows
     count = cost.count(nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0))), input_shape=(height, width, channels))
