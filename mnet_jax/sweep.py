@@ -5,7 +5,9 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +76,7 @@ def plan(
     flat = config.flatten(base)
     programs = {name: program(flat, arm, arms, experiment.fingerprint) for name, arm in arms.items()}
     if task.trains:
-        arms = _with_costs(arms, programs, flat, experiment, where)
+        arms = _with_costs(arms, flat, experiment, where)
     if not base.runs_per_job:
         first_arms = {digest: name for name, digest in programs.items()}.values()
         configs = [arm_config(flat, arms[name]) for name in first_arms]
@@ -347,30 +349,53 @@ def _tuning_grid(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
     return {**grid, **{name: arms[name] for name in arms if name in needed}}
 
 
-def _with_costs(
-    arms: dict[str, Arm],
-    programs: Mapping[str, str],
-    base: Mapping[str, Any],
-    experiment: Experiment,
-    where: str,
-) -> dict[str, Arm]:
-    """Adds what an arm costs and the digest of its network, and checks the network against the data."""
-    counted: dict[str, tuple[str, dict[str, float]]] = {}
-    for name, arm in arms.items():
-        if programs[name] not in counted:
-            cfg = arm_config(base, arm)
-            try:
-                counted[programs[name]] = _count(cfg, experiment.code)
-            except UserError as error:
-                raise UserError(f"{where}, arm {name}: {error}") from error
-    return {
-        name: replace(arm, network=counted[programs[name]][0], cost=counted[programs[name]][1])
-        for name, arm in arms.items()
-    }
+def _with_costs(arms: dict[str, Arm], base: Mapping[str, Any], experiment: Experiment, where: str) -> dict[str, Arm]:
+    """Adds what an arm costs and the digest of its network, and checks the network against the data.
+
+    A network is counted once for all arms that have it on images of one size.
+    """
+    counted: dict[Any, tuple[str, dict[str, float]]] = {}
+    costed, shown = {}, time.monotonic()
+    for number, (name, arm) in enumerate(arms.items()):
+        cfg = arm_config(base, arm)
+        try:
+            key = _network_key(cfg, experiment)
+            if key not in counted:
+                counted[key] = _count(cfg, experiment.code)
+            network, cost = counted[key]
+            costed[name] = replace(arm, network=network, cost={**cost, "images": _images(cfg, experiment.code)})
+        except UserError as error:
+            raise UserError(f"{where}, arm {name}: {error}") from error
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            logging.info("%s: %d of %d arms are counted, %d networks", where, number + 1, len(arms), len(counted))
+    return costed
+
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines that say how far a long plan is."""
+
+
+def _network_key(cfg: Any, experiment: Experiment) -> Any:
+    """Equal for configs whose networks have the same weights and cost."""
+    data, flat = cfg.data, config.flatten(cfg)
+    images = (data.source, data.dir, data.size, data.resolution, data.train_split, data.test_split)
+    if experiment.code:
+        return tuple(value for name, value in flat.items() if name not in config.NOT_PROGRAM)
+    return (specs.resolve(cfg.model), cfg.task, *images)
+
+
+def _images(cfg: Any, code: experiments.Code) -> int:
+    """How many images a run trains on; UserError where the images are too few, or the steps too many."""
+    data, batch_size = cfg.data, cfg.train.batch_size
+    steps = _steps_per_epoch(planned_dataset(cfg, code), data.train_size, data.holdout, batch_size)
+    if cfg.train.epochs * steps > LARGEST:
+        raise UserError(f"train.epochs={cfg.train.epochs} of {steps} steps each; allowed: {LARGEST:,} steps in all")
+    return cfg.train.epochs * steps * batch_size
 
 
 def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
-    """The digest of the network's weights, and its costs."""
+    """The digest of the network's weights, and what an image costs."""
     from flax import nnx
 
     from mnet_jax import cost
@@ -382,18 +407,11 @@ def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
         raise UserError(f"model.in_channels={cfg.model.in_channels}; {dataset.name} needs {channels}")
     task.check_data(cfg, dataset)
     height, width = image_size(cfg, dataset)
-    steps = _steps_per_epoch(dataset, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
-    if cfg.train.epochs * steps > LARGEST:
-        raise UserError(f"train.epochs={cfg.train.epochs} of {steps} steps each; allowed: {LARGEST:,} steps in all")
-    fingerprint = weights.fingerprint(*weights.split(weights.abstract(task, cfg))[1:])
     cfg.model.formulation, cfg.model.dtype, cfg.model.act_bits = "lax", "float32", 0  # what the counter knows
-    count = cost.count(nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0))), input_shape=(height, width, channels))
-    return fingerprint, {
-        "resolution": height,
-        "madds": count.madds,
-        "params": count.params_trainable,
-        "images": cfg.train.epochs * steps * cfg.train.batch_size,
-    }
+    network = nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0)))
+    count = cost.count(network, input_shape=(height, width, channels))
+    fingerprint = weights.fingerprint(*weights.split(network)[1:])
+    return fingerprint, {"resolution": height, "madds": count.madds, "params": count.params_trainable}
 
 
 def planned_dataset(cfg: Any, code: experiments.Code) -> "Dataset":
@@ -559,7 +577,8 @@ def describe(sweep: Sweep) -> str:
         width, most = sweep.config["seeds_until"], sweep.config["seeds_max"]
         lines.append(f"\nmore seeds, up to {most}, until every primary 95 % interval is at most {width:g} wide")
     lines.append(
-        f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs"
+        f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs: "
+        f"up to {len(sweep.jobs)} processes can work at once"
     )
     if total:
         lines.append(f"{total:.2e} multiply-adds in all (forward and backward; 3 times the forward pass)")
