@@ -5,6 +5,7 @@
 set -euo pipefail
 processes=${1:?how many processes}
 shift
+[[ $processes =~ ^[1-9][0-9]*$ ]] || { echo "$processes processes; allowed: a number" >&2; exit 1; }
 address=127.0.0.1:${MNET_JAX_PORT:-41234}
 ids=()
 for ((process = 0; process < processes; process++)); do

@@ -4,12 +4,14 @@
 # Every host has the repository at this path, its environment in .venv, and sees the workdir.
 set -euo pipefail
 read -ra hosts <<<"${HOSTS:?the hosts, separated by spaces}"
-address=${hosts[0]}:${MNET_JAX_PORT:-41234}
+port=${MNET_JAX_PORT:-41234}
+[[ $port =~ ^[0-9]+$ ]] || { echo "MNET_JAX_PORT=$port; allowed: a number" >&2; exit 1; }
+address=${hosts[0]#*@}:$port
 ids=()
 for process in "${!hosts[@]}"; do
   # -tt: the remote process hears the hang-up when this script ends
-  ssh -tt "${hosts[process]}" "cd $(printf %q "$PWD") && .venv/bin/python -m mnet_jax.main$(printf ' %q' "$@")" \
-    "--distributed $address ${#hosts[@]} $process" </dev/null &
+  command="cd $(printf %q "$PWD") && .venv/bin/python -m mnet_jax.main$(printf ' %q' "$@" --distributed "$address")"
+  ssh -tt -- "${hosts[process]}" "$command ${#hosts[@]} $process" </dev/null &
   ids+=($!)
 done
 trap 'kill -TERM "${ids[@]}" 2>/dev/null' INT TERM

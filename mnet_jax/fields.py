@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 from mnet_jax.errors import UserError
 
 
+LARGEST = 2**31 - 1
+"""Of all numbers in the config: steps, images and seeds are int32 in the compiled program."""
+
+
 class Range(tuple[float, float]):
     """Inclusive bounds of a number."""
 
-    def __new__(cls, low: float, high: float = float("inf")) -> "Range":
+    def __new__(cls, low: float, high: float = LARGEST) -> "Range":
         """Makes the pair."""
         return super().__new__(cls, (low, high))
 
 
 POSITIVE = Range(1e-30)
-COUNT = Range(1, 2**31 - 1)
+COUNT = Range(1)
 NONNEGATIVE = Range(0)
 FRACTION = Range(0, 1)
 
@@ -55,8 +59,8 @@ def coerce(name: str, field: Field, value: Any, where: str) -> Any:
     Raises UserError, which begins with `where`, for another type and for a value that is not allowed.
     """
     kind = type(field.default)
-    came = value
-    wrong_kind = UserError(f"{where}: {name}={came!r} is not {_KINDS[kind]}")
+    came = repr(value) if len(repr(value)) < 200 else f"{repr(value)[:197]}..."
+    wrong_kind = UserError(f"{where}: {name}={came} is not {_KINDS[kind]}")
     if isinstance(value, str) and kind is not str:
         try:
             value = ast.literal_eval(value.strip().capitalize() if kind is bool else value)
@@ -72,15 +76,15 @@ def coerce(name: str, field: Field, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise wrong_kind
     if kind is float and not math.isfinite(value):
-        raise UserError(f"{where}: {name}={came!r}; allowed: finite numbers")
+        raise UserError(f"{where}: {name}={came}; allowed: finite numbers")
     if isinstance(field.allowed, Range):
         low, high = field.allowed
         if not low <= value <= high:
-            bounds = f"from {low:g} to {high:g}" if high < 2**31 - 1 else f"at least {low:g}"
-            raise UserError(f"{where}: {name}={came!r}; allowed: {bounds}")
+            bounds = f"at least {low:g}" if high == LARGEST and value < low else f"from {low:g} to {high:,.10g}"
+            raise UserError(f"{where}: {name}={came}; allowed: {bounds}")
     elif field.allowed is not None and value not in field.allowed:
         allowed = ", ".join(map(repr, field.allowed))
-        raise UserError(f"{where}: {name}={came!r}{nearest(str(value), map(str, field.allowed))}; allowed: {allowed}")
+        raise UserError(f"{where}: {name}={came}{nearest(str(value), map(str, field.allowed))}; allowed: {allowed}")
     return value
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnet_jax import config, laboratory, runtime
+from mnet_jax import config, laboratory, runtime, status
 from mnet_jax.errors import UserError
 
 EXAMPLES = """\
@@ -44,10 +44,11 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--mode",
-        choices=("train", "plan", "tune", "report"),
+        choices=("train", "plan", "status", "tune", "report"),
         default="train",
         help="train: run what is missing, then report (default). plan: show arms, runs and cost, and estimate the time "
-        "by running some steps for up to half a minute. tune: train every arm at several learning rates on other seeds "
+        "by running some steps for up to half a minute. status: say what of a workdir is finished, in progress and left, "
+        "while others work on it. tune: train every arm at several learning rates on other seeds "
         "and say which is best. report: write the report from the runs that are finished",
     )
     flags.add_argument(
@@ -110,9 +111,10 @@ def _check(flags: argparse.Namespace) -> None:
     """Refuses flags that do not go together, with a UserError."""
     if flags.workers is not None and flags.workers < 1:
         raise UserError(f"--workers {flags.workers}; allowed: 1 or more")
-    if flags.mode == "report" and not flags.workdir:
-        raise UserError("--mode report needs --workdir (one or several, or a glob)")
-    if flags.mode != "report" and not flags.config:
+    reads_only = flags.mode in ("report", "status")
+    if reads_only and not flags.workdir:
+        raise UserError(f"--mode {flags.mode} needs --workdir (one or several, or a glob)")
+    if not reads_only and not flags.config:
         raise UserError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
     if flags.readme and flags.mode != "report":
         raise UserError(f"--readme with --mode {flags.mode}; allowed: with --mode report")
@@ -127,6 +129,10 @@ def main(arguments: Sequence[str]) -> int:
     flags, overrides = parse(arguments)
     runtime.start_logging()
     workdirs = [Path(match) for pattern in flags.workdir for match in sorted(glob.glob(pattern)) or [pattern]]
+    if flags.mode == "status":
+        for workdir in workdirs:
+            print(status.describe(workdir))
+        return 0
     if flags.mode == "report":
         summaries = laboratory.report(workdirs, flags.out, flags.readme)
         return int(len(summaries) < sum((workdir / "sweep.json").exists() for workdir in workdirs))

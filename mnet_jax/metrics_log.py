@@ -31,7 +31,7 @@ class MetricsLog:
     def append(self, line: dict[str, float]) -> None:
         """Adds a line with "epoch", "step" and metrics by name."""
         self.lines.append(line)
-        with open(self.path, "a") as file:
+        with results.named_in_errors(self.path), open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
         self._write_event(line)
 

@@ -78,8 +78,7 @@ class _Progress:
                 if not all(rows):
                     name = name or f"[{number}/{len(self.plans)}] " * (len(self.plans) > 1) + plan.experiment
                     share = 0.0
-                    with contextlib.suppress(OSError, ValueError):
-                        line = results.read_json(results.job_dir(workdir, job.name) / "progress.json")
+                    if line := results.read_progress(workdir, job.name):
                         share = line["step"] / line["steps"]
                         if time.time() - line["time"] < 120:
                             at.append(f"{', '.join(line['runs'])} {line['step']}/{line['steps']}")

@@ -16,34 +16,53 @@ A workdir holds::
     .report.lock                   locked (flock) by the process that writes these
 """
 
+import contextlib
 import json
+import math
 import os
+import re
+import socket
+import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from mnet_jax import config, schema
 from mnet_jax.config import claims
 from mnet_jax.config.claims import Claim
 from mnet_jax.errors import UserError
+from mnet_jax.fields import coerce
 from mnet_jax.tasks.base import Metric
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """An OSError inside that names no file, such as a full disk's, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def write_atomic(path: Path, data: str | bytes, durable: bool = True) -> None:
     """Writes a file so that a reader sees the old one or the new one, never half of it.
 
-    With `durable` that holds for a machine that dies as well; without, the write does not wait for the disk.
+    With `durable` that holds for a machine that dies as well; without, the write does not wait for the disk. Names of
+    files that are not Unicode are written with backslashes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(part, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        with named_in_errors(path), open(part, "wb") as file:
+            file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -163,11 +182,16 @@ PHASES = ("start", "compile", "data", "steps", "evaluation", "writing")
 
 
 def write_sweep(workdir: Path, sweep: Sweep) -> None:
-    record = {entry.name: getattr(sweep, entry.name) for entry in fields(sweep)}
+    record: dict[str, Any] = {"format": FORMAT}
+    record |= {entry.name: getattr(sweep, entry.name) for entry in fields(sweep)}
     record["claim"] = claims.to_json(sweep.claim)
     for name in ("metrics", "arms", "jobs"):
         record[name] = [asdict(entry) for entry in record[name]]
     write_atomic(workdir / "sweep.json", to_json(record))
+
+
+FORMAT = 1
+"""Of sweep.json; to be raised when a change of it would be read wrongly."""
 
 
 def read_sweep(workdir: Path) -> Sweep:
@@ -176,21 +200,58 @@ def read_sweep(workdir: Path) -> Sweep:
     if not path.exists():
         raise UserError(f"{workdir} holds no sweep.json: not a workdir, or nothing was planned in it yet")
     record = read_json(path)
+    if isinstance(record, dict) and record.pop("format", FORMAT) != FORMAT:
+        raise UserError(f"{path} is of another version of mnet_jax; allowed: format {FORMAT}")
     try:
-        jobs = tuple(
-            Job(job["name"], job["program"], tuple(Run(**run) for run in job["runs"])) for job in record["jobs"]
-        )
-        arms = tuple(Arm(**arm | {"needs": tuple(Need(**need) for need in arm["needs"])}) for arm in record["arms"])
-        metrics = tuple(Metric(**metric) for metric in record["metrics"])
-        parsed = {"claim": claims.parse(record["claim"], str(path)), "metrics": metrics, "arms": arms, "jobs": jobs}
-        plan = Sweep(**record | parsed)
-        if not (arms and jobs and metrics and isinstance(plan.config, dict)):
-            raise ValueError("it has no arms, no jobs, no metrics or no config")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read: {type(error).__name__}: {error}; it is damaged, or of another version of mnet_jax"
-        ) from error
+        plan = schema.parse(record, Sweep, str(path))
+        plan = replace(plan, claim=claims.parse(plan.claim, str(path)))
+        _check_plan(plan, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; the file is damaged, or of another version of mnet_jax") from error
     return plan
+
+
+def _check_plan(plan: Sweep, where: str) -> None:
+    """UserError where parts of a plan do not fit one another."""
+    arms, runs = {arm.name for arm in plan.arms}, [run.name for run in plan.runs]
+    if not (arms and runs and plan.metrics):
+        raise UserError(f"{where} has no arms, no jobs or no metrics")
+    if len(arms) < len(plan.arms) or len(set(runs)) < len(runs):
+        raise UserError(f"{where} has two arms or two runs of one name")
+    if plan.mode not in ("train", "tune"):
+        raise UserError(f"{where}: mode is {plan.mode!r}; allowed: train, tune")
+    if "task" not in plan.config:
+        raise UserError(f"{where}: config lacks task")
+    for at, values in (("config", plan.config), *((f"arm {arm.name}", arm.overrides) for arm in plan.arms)):
+        for name, value in values.items():
+            if name in config.FIELDS:
+                coerce(name, config.FIELDS[name]._replace(allowed=None), value, f"{where}: {at}")
+    for arm in plan.arms:
+        if not all(math.isfinite(value) and value >= 0 for value in (arm.lr, *arm.cost.values())):
+            raise UserError(f"{where}: arm {arm.name} has lr {arm.lr} and cost {arm.cost}; allowed: positive numbers")
+        if arm.cost and not arm.cost.keys() >= {"madds", "params", "images"}:
+            raise UserError(f"{where}: the cost of arm {arm.name} lacks madds, params or images")
+        for other in (arm.same_lr_as, *(need.arm for need in arm.needs)):
+            if other and other not in arms:
+                raise UserError(f"{where}: arm {arm.name} needs arm {other!r}, which the plan does not have")
+    for job in plan.jobs:
+        _check_name(job.name, f"{where}: the job")
+        for run in job.runs:
+            if run.arm not in arms or run.name != f"{run.arm}-s{run.seed}" or not 0 <= run.seed < 2**31:
+                raise UserError(f"{where}: run {run.name!r} is not one of the arms', with a seed from 0")
+            _check_name(run.name, f"{where}: the run")
+    if plan.mode == "train" and plan.claim.contrasts:
+        claims.check(plan.claim, [arm.name for arm in plan.arms], ["", *(m.name for m in plan.metrics)], where)
+
+
+def _check_name(name: str, what: str) -> None:
+    """UserError for what cannot be the name of a folder."""
+    if not re.fullmatch(NAME, name) or name in (".", ".."):
+        raise UserError(f"{what} {name!r}; allowed: letters, digits and _ . = + @ , -")
+
+
+NAME = r"[\w.=+@,-]+"
+"""What an arm can be called: its runs' folders are named so."""
 
 
 def run_dir(workdir: Path, run: str) -> Path:
@@ -215,32 +276,59 @@ def read_rows(workdir: Path, sweep: Sweep) -> list[dict[str, Any]]:
     return [read_row(workdir, sweep, run) for run in sweep.runs if is_done(workdir, run.name)]
 
 
-ROW_KEYS = ("experiment", "run", "arm", "seed", "lr", "overrides", "program", "metrics", "diverged_at")
-ROW_PARTS = ("cost", "versions", "device", "data", "timing", "metrics")
-"""Of a row, the keys whose values are dicts."""
+class Device(TypedDict):
+    """Where a run was trained: `count` devices of this kind, `threads` of the process on the host."""
+
+    platform: str
+    kind: str
+    count: int
+    threads: int | None
+    depthwise: NotRequired[str]
+
+
+class Row(TypedDict):
+    """What a finished run leaves in its result.json; the claim is decided by `metrics`, as stored."""
+
+    experiment: str
+    scale: str
+    run: str
+    arm: str
+    seed: int
+    lr: float
+    overrides: dict[str, Any]
+    program: str
+    code: NotRequired[str]
+    cost: dict[str, float]
+    versions: dict[str, str]
+    device: Device
+    data: dict[str, str | int]
+    needs: NotRequired[list[dict[str, str]]]
+    metrics: dict[str, float]
+    diverged_at: int | None
+    timing: dict[str, float | str]
 
 
 def read_row(workdir: Path, sweep: Sweep, run: Run) -> dict[str, Any]:
     """The row of a finished run; UserError where it is damaged or another run's."""
     path = run_dir(workdir, run.name) / "result.json"
-    row = read_json(path)
-    if not isinstance(row, dict) or (missing := [key for key in (*ROW_KEYS, *ROW_PARTS) if key not in row]):
-        lacks = f"lacks {', '.join(missing)}" if isinstance(row, dict) else f"is a {type(row).__name__}"
-        raise UserError(f"{path} is no row of a run: it {lacks}; remove the folder and run the command again")
-    if wrong := [key for key in ROW_PARTS if not isinstance(row[key], dict)]:
-        raise UserError(f"{path}: {wrong[0]} is {row[wrong[0]]!r}; allowed: a dict")
-    place = {"run": run.name, "arm": run.arm, "seed": run.seed}
-    if other := [key for key, value in place.items() if row[key] != value]:
-        raise UserError(
-            f"{path} is the row of another run: its {other[0]} is {row[other[0]]!r}, this folder's is "
-            f"{place[other[0]]!r}; remove the folder and run the command again"
-        )
-    units = {metric.name: metric.unit for metric in sweep.metrics}
-    for name, value in row["metrics"].items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or (units.get(name) == "%" and not (0 <= value <= 1 or row["diverged_at"] is not None)):
-            allowed = "a number from 0 to 1" if units.get(name) == "%" else "a number"
-            raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
+    try:
+        row = schema.parse(read_json(path), Row, str(path))
+        place = {"experiment": sweep.experiment, "scale": sweep.scale}
+        place |= {"run": run.name, "arm": run.arm, "seed": run.seed}
+        if other := [key for key, value in place.items() if row[key] != value]:
+            raise UserError(
+                f"{path} is the row of another run: its {other[0]} is {row[other[0]]!r}, this folder's is "
+                f"{place[other[0]]!r}"
+            )
+        units = {metric.name: metric.unit for metric in sweep.metrics}
+        for name, value in row["metrics"].items():
+            if units.get(name) == "%" and not 0 <= value <= 1 and row["diverged_at"] is None:
+                raise UserError(f"{path}: metrics.{name} is {value!r}; allowed: a number from 0 to 1")
+        for name, seconds in row["timing"].items():
+            if name in PHASES and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+                raise UserError(f"{path}: timing.{name} is {seconds!r}; allowed: seconds")
+    except UserError as error:
+        raise UserError(f"{error}; remove the folder and run the command again") from error
     return row
 
 
@@ -261,22 +349,72 @@ def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number} is not valid JSON ({error}); remove the folder to run again"
             ) from None
-        if not isinstance(line, dict) or not all(isinstance(line.get(key), int) for key in ("epoch", "step")):
-            raise UserError(f"{path}, line {number} has no epoch and step; remove the folder to run again")
+        try:
+            schema.parse(line, dict[str, float], f"{path}, line {number}")
+            schema.parse(line, _Counters, f"{path}, line {number}")
+            if lines and line["step"] <= lines[-1]["step"]:
+                raise UserError(f"{path}, line {number}: step {line['step']} comes after step {lines[-1]['step']}")
+        except UserError as error:
+            raise UserError(f"{error}; remove the folder to run again") from None
         lines.append(line)
     return lines
+
+
+class _Counters(TypedDict):
+    """What every line of metrics.jsonl has."""
+
+    epoch: int
+    step: int
+
+
+class Progress(TypedDict):
+    """Where a job is: steps done of all, and when (`time.time()`) and by which process on which host that was said."""
+
+    runs: list[str]
+    step: int
+    steps: int
+    time: float
+    process: int
+    host: str
+
+
+def write_progress(workdir: Path, job: Job, step: int, steps: int) -> None:
+    """Says where this process is with a job; a machine that dies may lose it."""
+    progress = Progress(
+        runs=[run.name for run in job.runs],
+        step=step,
+        steps=steps,
+        time=time.time(),
+        process=os.getpid(),
+        host=socket.gethostname(),
+    )
+    write_atomic(job_dir(workdir, job.name) / "progress.json", json.dumps(progress), durable=False)
+
+
+def read_progress(workdir: Path, job: str) -> dict[str, Any] | None:
+    """A `Progress`, None where a job is not in progress; what cannot be read counts as that: nothing depends on it."""
+    path = job_dir(workdir, job) / "progress.json"
+    try:
+        progress = schema.parse(read_json(path), Progress, str(path))
+    except (OSError, UserError):
+        return None
+    return progress if 0 <= progress["step"] <= progress["steps"] and progress["steps"] > 0 else None
 
 
 def write_arrays(workdir: Path, run: str, arrays: dict[str, np.ndarray]) -> None:
     path = run_dir(workdir, run) / "arrays.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.npz")
-    np.savez_compressed(part, allow_pickle=False, **arrays)
-    os.replace(part, path)
+    try:
+        with named_in_errors(path):
+            np.savez_compressed(part, allow_pickle=False, **arrays)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_arrays(workdir: Path, run: str) -> dict[str, np.ndarray]:
@@ -298,12 +436,10 @@ def write_latencies(workdir: Path, seconds: Mapping[str, Sequence[float]]) -> No
 def read_latencies(workdir: Path) -> dict[str, list[float]]:
     """What `write_latencies` left; {} where nothing was measured. UserError where it is something else."""
     path = workdir / "latency.json"
-    seconds = read_json(path) if path.exists() else {}
-    if not isinstance(seconds, dict) or not all(
-        isinstance(rounds, list) and all(isinstance(value, int | float) for value in rounds)
-        for rounds in seconds.values()
-    ):
-        raise UserError(f"{path} is no {{arm: [seconds, ..]}}; remove it")
+    seconds = schema.parse(read_json(path) if path.exists() else {}, dict[str, list[float]], str(path))
+    for arm, rounds in seconds.items():
+        if not all(0 < value < math.inf for value in rounds):
+            raise UserError(f"{path}: {arm} is {rounds}; allowed: seconds; remove the file to measure again")
     return seconds
 
 

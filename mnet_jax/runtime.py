@@ -105,10 +105,12 @@ def start_logging() -> None:
 
 @contextlib.contextmanager
 def exit_status() -> Iterator[None]:
-    """A user's mistake, or a full disk, ends the process with one line and status 1; a bug keeps its traceback."""
+    """A user's mistake, a full disk or too little memory ends the process with one line; a bug keeps its traceback."""
     try:
         yield
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: out of memory{f' ({error})' if str(error) else ''}; allowed: smaller images, batches or networks")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")

@@ -4,8 +4,10 @@ Runs are spread over the axis "seed"; where there are more devices than runs, th
 Parameters are whole on every device of a run, so a step communicates gradients and BatchNorm's statistics only.
 """
 
+import logging
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +66,10 @@ def fetch(tree: Any) -> Any:
 # Several processes.
 
 
+QUIET_SECONDS = 8.0
+"""For which a process waits for the others of its job without a word."""
+
+
 def init_distributed(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of one job, where there are several; must run before JAX is used.
 
@@ -72,7 +78,7 @@ def init_distributed(arguments: Sequence[str] | None = None, environ: Mapping[st
     as told. A process that is not heard of for 30 s, or that failed, ends all the others. Until then they wait for one
     another: on a CPU for 5 minutes at each communication, where XLA's own limit is 30 s.
 
-    Raises UserError for other arguments, and where the processes do not find one another within 5 minutes.
+    One that waits says so after QUIET_SECONDS. Raises UserError for other arguments, and where the processes do not find one another within 5 minutes.
     """
     if arguments is None and not launched_with_many(environ):
         return
@@ -88,10 +94,17 @@ def init_distributed(arguments: Sequence[str] | None = None, environ: Mapping[st
             ) from None
     if getattr(jax.config, "jax_platforms", None) == "cpu":
         os.environ["XLA_FLAGS"] = f"--xla_cpu_collective_timeout_seconds=300 {os.environ.get('XLA_FLAGS', '')}"
+    processes, address = cluster.get("num_processes", "the other"), cluster.get("coordinator_address")
+    message = f"waiting for {processes} processes" + (f" at {address}" if address else " of this job")
+    waiting = threading.Timer(QUIET_SECONDS, logging.info, [message])
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(**cluster, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes of this job did not find one another: {error}") from error
+    finally:
+        waiting.cancel()
 
 
 def launched_with_many(environ: Mapping[str, str]) -> bool:

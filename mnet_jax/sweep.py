@@ -5,7 +5,9 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from mnet_jax import experiment as experiments
 from mnet_jax.config import claims
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
-from mnet_jax.fields import nearest
+from mnet_jax.fields import LARGEST, nearest
 from mnet_jax.models import specs
 from mnet_jax.results import Arm, Job, Need, Run, Sweep
 from mnet_jax.tasks import TASKS, Metric
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
 MOST_ARMS = 20_000
 """An endless `sweep(config)` ends here."""
+
+MOST_RUNS = 1_000_000
+"""Of a sweep: each is an entry of sweep.json and a folder."""
+
+LONGEST_NAME = 100
+"""Bytes of an arm's name: two of them make the name of a job's folder, which has up to 255."""
 
 
 def plan(
@@ -52,7 +60,7 @@ def plan(
     task = experiment.code.task_of(base)
     metrics = _metrics(task, base)
     claim = _claim(experiment, base, arms, metrics, where)
-    arms = _with_needs(arms, where)
+    arms = _with_needs(arms, config.flatten(base), where)
     if mode == "tune":
         arms = _tuning_grid(arms, base)
     elif task.trains:
@@ -63,10 +71,12 @@ def plan(
         seeds = range(config.TUNING_SEED, config.TUNING_SEED + base.tune.seeds)
         if base.data.holdout == 0:
             base.data.holdout = base.tune.holdout
+    if len(arms) * len(seeds) > MOST_RUNS:
+        raise UserError(f"{where}: {len(arms):,} arms of {len(seeds):,} seeds; allowed: {MOST_RUNS:,} runs")
     flat = config.flatten(base)
     programs = {name: program(flat, arm, arms, experiment.fingerprint) for name, arm in arms.items()}
     if task.trains:
-        arms = _with_costs(arms, programs, flat, experiment, where)
+        arms = _with_costs(arms, flat, experiment, where)
     if not base.runs_per_job:
         first_arms = {digest: name for name, digest in programs.items()}.values()
         configs = [arm_config(flat, arms[name]) for name in first_arms]
@@ -215,8 +225,11 @@ def _arms(experiment: Experiment, base: Any, overrides: Mapping[str, str], where
         cfg = base.copy_and_resolve_references()
         config.override(cfg, row, where)
         name = given or _name(row)
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.=+@,-]+", name):
-            raise UserError(f"{where}: arm name {name!r}; allowed: letters, digits and _ . = + @ , -")
+        if not isinstance(name, str) or not re.fullmatch(results.NAME, name) or len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{where}: arm name {name!r}; allowed: up to {LONGEST_NAME} letters, digits and _ . = + @ , -; "
+                "'name' in a row gives its arm another"
+            )
         config.check(cfg, f"{where}, arm {name}")
         same = _identity(cfg, experiment)
         if same in names_by_identity or name in arms:
@@ -276,12 +289,13 @@ NEEDS = {"train.init_from": "init_from", "train.teacher": "teacher"}
 """Field that names an arm or a weights file -> the role of its weights."""
 
 
-def _with_needs(arms: dict[str, Arm], where: str) -> dict[str, Arm]:
-    """Says of every arm whose weights its runs need."""
+def _with_needs(arms: dict[str, Arm], base: Mapping[str, Any], where: str) -> dict[str, Arm]:
+    """Says of every arm whose weights its runs need, by its overrides and the base config."""
     needing = {}
     for name, arm in arms.items():
-        needs = [_need(role, arm.overrides[field], arms, f"{where}, arm {name}: {field}")
-                 for field, role in NEEDS.items() if arm.overrides.get(field)]  # fmt: skip
+        values = {field: arm.overrides.get(field, base[field]) for field in NEEDS}
+        needs = [_need(NEEDS[field], value, arms, f"{where}, arm {name}: {field}")
+                 for field, value in values.items() if value]  # fmt: skip
         needing[name] = replace(arm, needs=tuple(needs))
     for name in needing:
         _refuse_circle(name, needing, (), where)
@@ -289,6 +303,8 @@ def _with_needs(arms: dict[str, Arm], where: str) -> dict[str, Arm]:
 
 
 def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
+    from mnet_jax.models import weights
+
     if value in arms:
         return Need(role, arm=value)
     path = Path(value)
@@ -296,6 +312,7 @@ def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
         raise UserError(
             f"{where}={value!r}{nearest(value, arms)}; allowed: a weights file, or one of {', '.join(arms)}"
         )
+    weights.read(path)
     return Need(role, file=str(path.resolve()), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -332,30 +349,53 @@ def _tuning_grid(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
     return {**grid, **{name: arms[name] for name in arms if name in needed}}
 
 
-def _with_costs(
-    arms: dict[str, Arm],
-    programs: Mapping[str, str],
-    base: Mapping[str, Any],
-    experiment: Experiment,
-    where: str,
-) -> dict[str, Arm]:
-    """Adds what an arm costs and the digest of its network, and checks the network against the data."""
-    counted: dict[str, tuple[str, dict[str, float]]] = {}
-    for name, arm in arms.items():
-        if programs[name] not in counted:
-            cfg = arm_config(base, arm)
-            try:
-                counted[programs[name]] = _count(cfg, experiment.code)
-            except UserError as error:
-                raise UserError(f"{where}, arm {name}: {error}") from error
-    return {
-        name: replace(arm, network=counted[programs[name]][0], cost=counted[programs[name]][1])
-        for name, arm in arms.items()
-    }
+def _with_costs(arms: dict[str, Arm], base: Mapping[str, Any], experiment: Experiment, where: str) -> dict[str, Arm]:
+    """Adds what an arm costs and the digest of its network, and checks the network against the data.
+
+    A network is counted once for all arms that have it on images of one size.
+    """
+    counted: dict[Any, tuple[str, dict[str, float]]] = {}
+    costed, shown = {}, time.monotonic()
+    for number, (name, arm) in enumerate(arms.items()):
+        cfg = arm_config(base, arm)
+        try:
+            key = _network_key(cfg, experiment)
+            if key not in counted:
+                counted[key] = _count(cfg, experiment.code)
+            network, cost = counted[key]
+            costed[name] = replace(arm, network=network, cost={**cost, "images": _images(cfg, experiment.code)})
+        except UserError as error:
+            raise UserError(f"{where}, arm {name}: {error}") from error
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            logging.info("%s: %d of %d arms are counted, %d networks", where, number + 1, len(arms), len(counted))
+    return costed
+
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines that say how far a long plan is."""
+
+
+def _network_key(cfg: Any, experiment: Experiment) -> Any:
+    """Equal for configs whose networks have the same weights and cost."""
+    data, flat = cfg.data, config.flatten(cfg)
+    images = (data.source, data.dir, data.size, data.resolution, data.train_split, data.test_split)
+    if experiment.code:
+        return tuple(value for name, value in flat.items() if name not in config.NOT_PROGRAM)
+    return (specs.resolve(cfg.model), cfg.task, *images)
+
+
+def _images(cfg: Any, code: experiments.Code) -> int:
+    """How many images a run trains on; UserError where the images are too few, or the steps too many."""
+    data, batch_size = cfg.data, cfg.train.batch_size
+    steps = _steps_per_epoch(planned_dataset(cfg, code), data.train_size, data.holdout, batch_size)
+    if cfg.train.epochs * steps > LARGEST:
+        raise UserError(f"train.epochs={cfg.train.epochs} of {steps} steps each; allowed: {LARGEST:,} steps in all")
+    return cfg.train.epochs * steps * batch_size
 
 
 def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
-    """The digest of the network's weights, and its costs."""
+    """The digest of the network's weights, and what an image costs."""
     from flax import nnx
 
     from mnet_jax import cost
@@ -367,16 +407,11 @@ def _count(cfg: Any, code: experiments.Code) -> tuple[str, dict[str, float]]:
         raise UserError(f"model.in_channels={cfg.model.in_channels}; {dataset.name} needs {channels}")
     task.check_data(cfg, dataset)
     height, width = image_size(cfg, dataset)
-    steps = _steps_per_epoch(dataset, cfg.data.train_size, cfg.data.holdout, cfg.train.batch_size)
-    fingerprint = weights.fingerprint(*weights.split(weights.abstract(task, cfg))[1:])
     cfg.model.formulation, cfg.model.dtype, cfg.model.act_bits = "lax", "float32", 0  # what the counter knows
-    count = cost.count(nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0))), input_shape=(height, width, channels))
-    return fingerprint, {
-        "resolution": height,
-        "madds": count.madds,
-        "params": count.params_trainable,
-        "images": cfg.train.epochs * steps * cfg.train.batch_size,
-    }
+    network = nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0)))
+    count = cost.count(network, input_shape=(height, width, channels))
+    fingerprint = weights.fingerprint(*weights.split(network)[1:])
+    return fingerprint, {"resolution": height, "madds": count.madds, "params": count.params_trainable}
 
 
 def planned_dataset(cfg: Any, code: experiments.Code) -> "Dataset":
@@ -542,7 +577,8 @@ def describe(sweep: Sweep) -> str:
         width, most = sweep.config["seeds_until"], sweep.config["seeds_max"]
         lines.append(f"\nmore seeds, up to {most}, until every primary 95 % interval is at most {width:g} wide")
     lines.append(
-        f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs"
+        f"\n{len(sweep.runs)} runs in {len(sweep.jobs)} jobs of {len({j.program for j in sweep.jobs})} programs: "
+        f"up to {len(sweep.jobs)} processes can work at once"
     )
     if total:
         lines.append(f"{total:.2e} multiply-adds in all (forward and backward; 3 times the forward pass)")

@@ -1,9 +1,7 @@
 """The loop around the step: data order, clock, metrics, checkpoints, preemption, the NaN stop: all side effects."""
 
 import contextlib
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -355,11 +353,8 @@ class Training:
         return metrics
 
     def _write_progress(self) -> None:
-        if not sharding.is_first():
-            return
-        names = [run.name for run in self.job.runs]
-        line = {"runs": names, "step": self.done, "steps": self.steps, "time": time.time(), "process": os.getpid()}
-        results.write_atomic(self.folder / "progress.json", json.dumps(line), durable=False)
+        if sharding.is_first():
+            results.write_progress(self.workdir, self.job, self.done, self.steps)
 
 
 MASK = ""

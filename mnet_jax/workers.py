@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,8 +67,11 @@ def run(
     logs = workdirs[0] / "logs"
     logs.mkdir(parents=True, exist_ok=True)
 
+    def log_file(number: int) -> Path:
+        return logs / f"worker-{socket.gethostname()}-{number}.log"
+
     def start(number: int, mode: str = "w") -> subprocess.Popen:
-        with open(logs / f"worker-{number}.log", mode) as log:
+        with open(log_file(number), mode) as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "mnet_jax.worker", str(os.getpid()), *["--time"] * timing, *map(str, workdirs)],
                 env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -105,8 +109,8 @@ def run(
     stopped = (0, 75, -signal.SIGTERM) if stop_sent else (0, 75)  # a worker that was still importing dies of the signal
     for number, worker in enumerate(workers):
         if worker.returncode not in stopped:
-            path = logs / f"worker-{number}.log"
-            last = path.read_text().strip().split("\n")[-1]
+            path = log_file(number)
+            last = path.read_text(errors="replace").strip().split("\n")[-1]
             how = f"killed by signal {-worker.returncode}" if worker.returncode < 0 else last
             failures.append(f"worker {number} failed: {how} (see {path})")
     return 75 if stop_sent else 1 if failures else 0, failures
@@ -133,9 +137,9 @@ class _Heartbeat:
         self.looked = now
         if self.awake - self.read_at > 1:
             self.read_at = self.awake
-            for path in (path for workdir in self.workdirs for path in workdir.glob("jobs/*/progress.json")):
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                    line = results.read_json(path)
+            for workdir, path in ((workdir, path) for workdir in self.workdirs for path in workdir.glob("jobs/*")):
+                line = results.read_progress(workdir, path.name)
+                if line and line["host"] == socket.gethostname():
                     worker, text = line["process"], str(line)
                     if self.last_line.get(worker) != text:
                         self.last_line[worker], self.last_change[worker] = text, self.awake

@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 
 from mnet_jax.fields import COUNT, FRACTION, NONNEGATIVE, POSITIVE, Field, Range
-from mnet_jax.models.specs import ACTIVATION_NAMES, ACTIVATIONS, NETWORKS, ZOO
+from mnet_jax.flags import MAX_RESOLUTION
+from mnet_jax.models.specs import ACTIVATION_NAMES, ACTIVATIONS, MOST_CHANNELS, NETWORKS, ZOO
 from mnet_jax.tasks import TASKS
 
 SEEDS = Range(1, 9_999)
 """Below `TUNING_SEED`, so that reported and tuning seeds never meet."""
+
+CHANNELS = Range(1, MOST_CHANNELS)
+PIXELS = Range(0, MAX_RESOLUTION)
+PROCESSES = Range(0, 1024)
 
 _COMMON: Mapping[str, Field] = {
     "scale": Field("", "the scale whose setting this is; '' = none"),
@@ -23,21 +28,21 @@ _COMMON: Mapping[str, Field] = {
     "analysis": Field(False, "measure dead filters and active channels of the trained net (mnet_jax/analysis)"),
     # The network; the papers' values.
     "model.name": Field("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
-    "model.width": Field(1.0, "width multiplier alpha (V1 3.3)", POSITIVE),
-    "model.in_channels": Field(3, "channels of the images", COUNT),
-    "model.num_classes": Field(1000, "outputs of the classifier", Range(2)),
+    "model.width": Field(1.0, "width multiplier alpha (V1 3.3)", Range(1e-3, 100)),
+    "model.in_channels": Field(3, "channels of the images", CHANNELS),
+    "model.num_classes": Field(1000, "outputs of the classifier", Range(2, MOST_CHANNELS)),
     "model.blocks": Field((), "rows (t, c, n, s) for V2, (c, n, s) for V1; () = the named network's"),
     "model.block": Field("", "name in an experiment's `blocks` of the class for all blocks of V1 or V2; '' = stock"),
     "model.stem": Field((), "(channels, stride) of the first convolution; () = the named network's"),
-    "model.last": Field(-1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1)),
-    "model.divisor": Field(0, "channels are multiples of this; 8 = the papers', 0 = the named network's", NONNEGATIVE),
+    "model.last": Field(-1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1, MOST_CHANNELS)),
+    "model.divisor": Field(0, "channels are multiples of this; 8 = the papers', 0 = the named network's", Range(0, 1024)),
     "model.groups": Field(3, "of ShuffleNet's 1x1 convolutions (Zhang et al. 2018, Table 1)", (1, 2, 3, 4, 8)),
     "model.kernel_size": Field(3, "depthwise kernel", (1, 3, 5, 7, 9)),
     "model.conv": Field("depthwise", "full = a dense convolution in its place (V1 Table 4)", ("depthwise", "full")),
     "model.depth": Field(
         "full", "shallow = without the repeats of V1's longest stage (V1 Table 5)", ("full", "shallow")
     ),
-    "model.expansion": Field(0, "t of every V2 block that expands; 0 = the rows'", NONNEGATIVE),
+    "model.expansion": Field(0, "t of every V2 block that expands; 0 = the rows'", Range(0, 100)),
     "model.project_act": Field(
         "linear", "after V2's projection (V2 Fig. 6a)", tuple(ACTIVATIONS), traced=ACTIVATIONS.__getitem__
     ),
@@ -48,7 +53,7 @@ _COMMON: Mapping[str, Field] = {
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")
     ),
     "model.dropout": Field(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
-    "model.split": Field(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", COUNT),
+    "model.split": Field(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", Range(1, 1024)),
     "model.formulation": Field(
         "auto", "of convolutions and norms: auto = the platform's fastest", ("auto", "lax", "shift", "native", "pallas")
     ),
@@ -68,7 +73,7 @@ _COMMON: Mapping[str, Field] = {
     "data.test_split": Field("", "'' = test, or validation where that has no labels"),
     "data.train_size": Field(0, "training images, drawn by the seed; 0 = all", NONNEGATIVE),
     "data.holdout": Field(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
-    "data.size": Field(0, "pixels a side that the host crops to; 0 = small images stay as they are", NONNEGATIVE),
+    "data.size": Field(0, "pixels a side that the host crops to; 0 = small images stay as they are", PIXELS),
     "data.area": Field(
         (0.08, 1.0), "share of an image that a training crop keeps (Szegedy et al. 2015; V1: not small)"
     ),
@@ -76,9 +81,9 @@ _COMMON: Mapping[str, Field] = {
     "data.eval_crop": Field(0.875, "share of the short side that the central square keeps to evaluate", Range(0.01, 1)),
     "data.randaugment": Field((0, 9), "(operations, magnitude of 10) (Cubuk et al. 2020: 2, 9); size > 0 only"),
     "data.corrupt": Field("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
-    "data.threads": Field(0, "decoding threads of each process; 0 = one for each core", NONNEGATIVE),
-    "data.workers": Field(0, "processes that decode; 0 = the training process does", NONNEGATIVE),
-    "data.resolution": Field(0, "height and width that images are resized to (V1 3.4); 0 = as they are", NONNEGATIVE),
+    "data.threads": Field(0, "decoding threads of each process; 0 = one for each core", PROCESSES),
+    "data.workers": Field(0, "processes that decode; 0 = the training process does", PROCESSES),
+    "data.resolution": Field(0, "height and width that images are resized to (V1 3.4); 0 = as they are", PIXELS),
     "data.shift": Field(0, "augmentation: shift by at most this many pixels", Range(0, 16)),
     "data.flip": Field(False, "augmentation: mirror half of the images"),
     "data.jitter": Field(0.0, "augmentation: brightness, contrast, saturation times 1 -/+ this", FRACTION),

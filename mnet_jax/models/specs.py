@@ -368,11 +368,18 @@ COLUMNS: Mapping[str, Mapping[str, Any]] = {
 _ALSO = {"t": ", t also a fraction", "squeeze": f", squeeze True or False, act of {', '.join(ACTIVATION_NAMES)}"}
 
 
+MOST_BLOCKS = 1000
+"""Rows of a network, each counted with its repeats."""
+
+MOST_CHANNELS = 2**20
+"""Of a tensor."""
+
+
 def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) -> None:
     for row in rows:
         if len(row) != len(columns) or not all(
             isinstance(entry, kind)
-            and (isinstance(entry, bool) or (entry in ACTIVATION_NAMES if isinstance(entry, str) else entry > 0))
+            and (isinstance(entry, bool) or (entry in ACTIVATION_NAMES if isinstance(entry, str) else 0 < entry <= MOST_CHANNELS))
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
@@ -380,3 +387,6 @@ def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) ->
                 f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
                 f"as {name} needs"
             )
+    blocks = sum(row[list(columns).index("n")] if "n" in columns else 1 for row in rows)
+    if blocks > MOST_BLOCKS:
+        raise UserError(f"model.blocks has {blocks:,} blocks; allowed: at most {MOST_BLOCKS:,}")
