@@ -29,6 +29,9 @@ from mnet_jax.fields import nearest
 from mnet_jax.results import Sweep
 from mnet_jax.tasks import TASKS, Metric, Task
 
+BUILT_IN = frozenset(TASKS)
+"""Names of tasks that an experiment cannot take."""
+
 COPY = "experiment.py"
 """Name of the copy in the workdir."""
 
@@ -93,20 +96,26 @@ class Experiment:
         return {"file": str(self.path.resolve()), "sha256": digest(self.source)} if self.code else {}
 
 
-@functools.cache
 def load(path: Path) -> Experiment:
-    """Imports an experiment file; UserError where it is missing, broken or without `get_config`."""
+    """Imports an experiment file, again if it has changed; UserError where it is missing, broken or no experiment."""
     if not path.is_file():
         names = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
         near = nearest(path.name, names)
         raise UserError(f"no experiment file {path}{near}; in {path.parent}: {', '.join(names) or 'none'}")
+    try:
+        return _load(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: Path, source: str) -> Experiment:
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise UserError(f"{path} is no Python file; allowed: a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        source = path.read_text(encoding="utf-8")
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), module.__dict__)  # what was read, not a byte code file beside it
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     code = Code(**{name: _checked(path, name, getattr(module, name, None)) for name in Code.__dataclass_fields__})
@@ -114,7 +123,7 @@ def load(path: Path) -> Experiment:
         if not callable(getattr(module, name, None)) and (name == "get_config" or hasattr(module, name)):
             raise UserError(f"{path} defines no function {name}; see any file in experiments/")
     if code.task:
-        if TASKS.get(code.task.name, code.task) is not code.task and code.task.name in ("classification", "spiral"):
+        if code.task.name in BUILT_IN:
             raise UserError(f"{path}: the task {code.task.name!r} exists already; choose another name")
         TASKS[code.task.name] = code.task
         config.add_fields(code.task.fields, str(path))

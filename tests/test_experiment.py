@@ -144,7 +144,6 @@ def test_a_dataset_of_the_file(tmp_path):
 
 def test_a_changed_file_is_refused_with_the_difference(tmp_path):
     plan = make(tmp_path, BLOCKS)
-    experiment.load.cache_clear()
     write(tmp_path, BLOCKS.replace("block.expanded, 2, hard", "block.expanded, 3, hard"))
     with pytest.raises(
         UserError, match=r"is not the file that .* was planned with(.|\n)*\n-.*, 2, hard(.|\n)*\n\+.*, 3, hard"
@@ -152,12 +151,10 @@ def test_a_changed_file_is_refused_with_the_difference(tmp_path):
         worker.work_on(tmp_path / "work", plan, never)
     with pytest.raises(UserError, match="is not the file that"):
         make(tmp_path, BLOCKS.replace("block.expanded, 2, hard", "block.expanded, 3, hard"))
-    experiment.load.cache_clear()
 
 
 def test_comments_docstring_and_claim_may_change(tmp_path):
     plan = make(tmp_path, BLOCKS)
-    experiment.load.cache_clear()
     changed = BLOCKS.replace("of its own.", "of its own, described anew.").replace("blocks = {", "# Ours.\nblocks = {")
     assert make(tmp_path, changed.replace('"gated", "plain"', '"plain", "gated"')).code == plan.code
 

@@ -22,9 +22,14 @@ def add_fields(fields: Mapping[str, Field], where: str) -> None:
             raise UserError(
                 f"{where}: field {name!r} is {field!r}; allowed: 'section.name': config.Field(default, meaning)"
             )
-        if FIELDS.get(name, field) != field:
-            raise UserError(f"{where}: the field {name!r} exists already; choose another name")
-        FIELDS[name] = field
+        if FIELDS.get(name, field) != field and _defined_by.get(name) != where:
+            by = f", defined by {_defined_by[name]}" if name in _defined_by else ""
+            raise UserError(f"{where}: the field {name!r} exists already{by}; choose another name")
+        FIELDS[name], _defined_by[name] = field, where
+
+
+_defined_by: dict[str, str] = {}
+"""Field of an experiment -> its file, which may define it again once it has changed."""
 
 
 def default() -> ConfigDict:
