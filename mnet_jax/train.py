@@ -104,7 +104,7 @@ class Training:
             self.lr_factor = optim.schedule(self.cfg.optim, self.steps_per_epoch, self.steps)
             self.sources = [needs.load(workdir, plan, run) for run in job.runs]
             self.teacher_network = needs.teacher_network(plan, job.runs[0], self.sources[0], self.code)
-            self.teacher = self._stacked(needs.teachers(self.sources, self.teacher_network)) or ()
+            self.teacher = self._stacked(needs.teachers(self.sources, self.teacher_network))
         with clock.spent("compile"):
             self.seeds_S = self._put(np.asarray(seeds, np.int32))
             self.program = self._compiled()
@@ -184,7 +184,11 @@ class Training:
 
     def _stacked(self, trees: list[Any]) -> Any:
         """Trees of numbers or arrays, one of each run -> one tree of arrays [S, ...] on the devices; () of no trees."""
-        return jax.tree.map(lambda *leaves: self._put(np.stack([np.asarray(leaf, np.float32) for leaf in leaves])), *trees) if trees else ()  # fmt: skip  # noqa: E501
+
+        def stack(*leaves: Any) -> jax.Array:
+            return self._put(np.stack([np.asarray(leaf, np.float32) for leaf in leaves]))
+
+        return jax.tree.map(stack, *trees) if trees else ()
 
     @property
     def ended(self) -> bool:
