@@ -111,6 +111,8 @@ def exit_status() -> Iterator[None]:
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except MemoryError as error:
-        sys.exit(f"error: out of memory{f' ({error})' if str(error) else ''}; allowed: smaller images, batches or networks")
+        sys.exit(
+            f"error: out of memory{f' ({error})' if str(error) else ''}; allowed: smaller images, batches or networks"
+        )
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")

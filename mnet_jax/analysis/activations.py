@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mnet_jax.errors import UserError
 from mnet_jax import config
 from mnet_jax.data import augment
+from mnet_jax.errors import UserError
 from mnet_jax.models import specs
 from mnet_jax.models.mobilenet import MobileNet
 

@@ -34,8 +34,12 @@ _COMMON: Mapping[str, Field] = {
     "model.blocks": Field((), "rows (t, c, n, s) for V2, (c, n, s) for V1; () = the named network's"),
     "model.block": Field("", "name in an experiment's `blocks` of the class for all blocks of V1 or V2; '' = stock"),
     "model.stem": Field((), "(channels, stride) of the first convolution; () = the named network's"),
-    "model.last": Field(-1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1, MOST_CHANNELS)),
-    "model.divisor": Field(0, "channels are multiples of this; 8 = the papers', 0 = the named network's", Range(0, 1024)),
+    "model.last": Field(
+        -1, "channels of the last 1x1 convolution; 0 = none, -1 = the named network's", Range(-1, MOST_CHANNELS)
+    ),
+    "model.divisor": Field(
+        0, "channels are multiples of this; 8 = the papers', 0 = the named network's", Range(0, 1024)
+    ),
     "model.groups": Field(3, "of ShuffleNet's 1x1 convolutions (Zhang et al. 2018, Table 1)", (1, 2, 3, 4, 8)),
     "model.kernel_size": Field(3, "depthwise kernel", (1, 3, 5, 7, 9)),
     "model.conv": Field("depthwise", "full = a dense convolution in its place (V1 Table 4)", ("depthwise", "full")),
@@ -53,7 +57,9 @@ _COMMON: Mapping[str, Field] = {
         "released", "released = truncated normal 0.09; he = He normal, for small nets", ("released", "he")
     ),
     "model.dropout": Field(0.2, "before the classifier (released V2 code)", Range(0, 0.99)),
-    "model.split": Field(1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", Range(1, 1024)),
+    "model.split": Field(
+        1, "V2's blocks evaluate their expansion in this many parts (V2 5.1), to save memory", Range(1, 1024)
+    ),
     "model.formulation": Field(
         "auto", "of convolutions and norms: auto = the platform's fastest", ("auto", "lax", "shift", "native", "pallas")
     ),

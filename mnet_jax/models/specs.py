@@ -379,7 +379,10 @@ def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) ->
     for row in rows:
         if len(row) != len(columns) or not all(
             isinstance(entry, kind)
-            and (isinstance(entry, bool) or (entry in ACTIVATION_NAMES if isinstance(entry, str) else 0 < entry <= MOST_CHANNELS))
+            and (
+                isinstance(entry, bool)
+                or (entry in ACTIVATION_NAMES if isinstance(entry, str) else 0 < entry <= MOST_CHANNELS)
+            )
             for entry, kind in zip(row, columns.values(), strict=True)
         ):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
