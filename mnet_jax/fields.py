@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from mnet_jax.errors import UserError
 
-
 LARGEST = 2**31 - 1
 """Of all numbers in the config: steps, images and seeds are int32 in the compiled program."""
 

@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("train", "plan", "status", "tune", "report"),
         default="train",
         help="train: run what is missing, then report (default). plan: show arms, runs and cost, and estimate the time "
-        "by running some steps for up to half a minute. status: say what of a workdir is finished, in progress and left, "
-        "while others work on it. tune: train every arm at several learning rates on other seeds "
+        "by running some steps for up to half a minute. status: say what of a workdir is finished, in progress and "
+        "left, while others work on it. tune: train every arm at several learning rates on other seeds "
         "and say which is best. report: write the report from the runs that are finished",
     )
     flags.add_argument(

@@ -1,5 +1,6 @@
 """Values read from JSON, checked against the types that the code reads them as."""
 
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,7 +13,7 @@ WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true 
 
 
 def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
-    """What a JSON value is as `kind`: a type of `WORDS`, Any, a dataclass, a TypedDict, or a dict, list, tuple or union.
+    """A JSON value as `kind`: a type of `WORDS`, Any, a dataclass, a TypedDict, or a dict, list or tuple of them.
 
     Lists become the tuples, and dicts the dataclasses, that `kind` asks for. A TypedDict may have more keys than are
     named, a dataclass may not.
@@ -20,49 +21,47 @@ def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
     Raises UserError with `where`, such as a file, the place in it (`at`, such as "arms[3].lr"), what came and what is
     allowed.
     """
+    if kind is Any or type(value) is kind or (kind is float and type(value) is int):
+        return value
+    shape, arguments = _shape(kind)
     place = f"{where}: {at}" if at else where
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (NotRequired, Required):
+    if shape in (NotRequired, Required):
         return parse(value, arguments[0], where, at)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        matching = [option for option in arguments if _outer(value, option)]
-        if matching:
-            return parse(value, matching[0], where, at)
-    elif _outer(value, kind):
-        if is_dataclass(kind) or is_typeddict(kind):
-            return _record(value, kind, where, at)
-        if isinstance(value, dict):
-            return {name: parse(entry, arguments[1], where, _join(at, name)) for name, entry in value.items()}
-        if isinstance(value, list):
-            ends = arguments[-1] is Ellipsis or origin is list
-            if not ends and len(arguments) != len(value):
-                raise UserError(f"{place} has {len(value)} entries; allowed: {len(arguments)}")
-            kinds = [arguments[0]] * len(value) if ends else arguments
-            entries = [parse(entry, kinds[number], where, f"{at}[{number}]") for number, entry in enumerate(value)]
-            return entries if origin is list else tuple(entries)
-        return value
+    if shape is types.UnionType:
+        for option in arguments:
+            if type(value) in (option, _shape(option)[0]) or (option is float and type(value) is int):
+                return parse(value, option, where, at)
+    elif shape is RECORD and isinstance(value, dict):
+        return _record(value, kind, where, at)
+    elif shape is dict and isinstance(value, dict):
+        return {name: parse(entry, arguments[1], where, _join(at, name)) for name, entry in value.items()}
+    elif shape in (list, tuple) and isinstance(value, list):
+        same = shape is list or arguments[-1] is Ellipsis
+        if not same and len(arguments) != len(value):
+            raise UserError(f"{place} has {len(value)} entries; allowed: {len(arguments)}")
+        kinds = [arguments[0]] * len(value) if same else arguments
+        entries = [parse(entry, kinds[number], where, f"{at}[{number}]") for number, entry in enumerate(value)]
+        return entries if shape is list else tuple(entries)
     shown = repr(value)
     raise UserError(f"{place} is {shown if len(shown) < 80 else shown[:77] + '...'}; allowed: {_words(kind)}")
 
 
-def _outer(value: Any, kind: Any) -> bool:
-    """Whether the value, without looking into it, is of this kind."""
+RECORD = "record"
+"""The shape of dataclasses and TypedDicts."""
+
+
+@functools.cache
+def _shape(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a kind is on the outside, such as dict, list or RECORD, and what it consists of."""
     shape = get_origin(kind) or kind
-    if kind is Any:
-        return True
-    if shape in (list, tuple):
-        return isinstance(value, list)
-    if shape in (dict, Mapping) or is_dataclass(shape) or is_typeddict(shape):
-        return isinstance(value, dict)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is kind
+    if is_dataclass(shape) or is_typeddict(shape):
+        shape = RECORD
+    shape = {Mapping: dict, Union: types.UnionType}.get(shape, shape)
+    return shape, get_args(kind)
 
 
 def _record(value: dict[str, Any], kind: Any, where: str, at: str) -> Any:
-    place, hints = f"{where}: {at}" if at else where, get_type_hints(kind, include_extras=True)
+    place, hints = f"{where}: {at}" if at else where, _hints(kind)
     if is_dataclass(kind):
         needed = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
         if unknown := [name for name in value if name not in hints]:
@@ -77,13 +76,17 @@ def _record(value: dict[str, Any], kind: Any, where: str, at: str) -> Any:
     return kind(**parsed) if is_dataclass(kind) else {**value, **parsed}
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def _join(at: str, name: str) -> str:
     return f"{at}.{name}" if at else name
 
 
 def _words(kind: Any) -> str:
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(map(_words, get_args(kind)))
-    if kind in WORDS:
-        return WORDS[kind]
-    return "a list" if (get_origin(kind) or kind) in (list, tuple) else "a dict"
+    shape, arguments = _shape(kind)
+    if shape is types.UnionType:
+        return " or ".join(map(_words, arguments))
+    return WORDS.get(kind) or ("a list" if shape in (list, tuple) else "a dict")

@@ -78,7 +78,9 @@ def init_distributed(arguments: Sequence[str] | None = None, environ: Mapping[st
     as told. A process that is not heard of for 30 s, or that failed, ends all the others. Until then they wait for one
     another: on a CPU for 5 minutes at each communication, where XLA's own limit is 30 s.
 
-    One that waits says so after QUIET_SECONDS. Raises UserError for other arguments, and where the processes do not find one another within 5 minutes.
+    One that waits says so after QUIET_SECONDS.
+
+    Raises UserError for other arguments, and where the processes do not find one another within 5 minutes.
     """
     if arguments is None and not launched_with_many(environ):
         return

@@ -1,5 +1,6 @@
 """Experiment -> arms and seeds -> runs -> jobs; and which of them is finished, claimed or left."""
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -472,11 +473,12 @@ def _refuse_other(workdir: Path, old: Sweep, sweep: Sweep, experiment: Experimen
         for key in ("experiment", "scale", "mode")
         if (there := getattr(old, key)) != (now := getattr(sweep, key))
     ]
+    planned = set(sweep.runs)
     there, now = ({arm.name: (arm.overrides, arm.needs) for arm in plan.arms} for plan in (old, sweep))
     if there != now:
         changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
         differences += [f"arm {name}: {there.get(name)} there, {now.get(name)} now" for name in changed[:3]]
-    if missing := [run.name for run in old.runs if run not in sweep.runs]:
+    if missing := [run.name for run in old.runs if run not in planned]:
         differences.append(f"runs: {', '.join(missing[:3])} .. there, not now; seeds can be added, not taken away")
     if differences:
         raise UserError(
@@ -559,9 +561,9 @@ def describe(sweep: Sweep) -> str:
     """What would be run: arms with their cost and needs, runs, jobs, and the multiply-adds of it all."""
     lines = [f"{sweep.title}  [{sweep.experiment}:{sweep.scale}]", ""]
     width = max(len(arm.name) for arm in sweep.arms)
-    total = 0.0
+    total, runs_by_arm = 0.0, collections.Counter(run.arm for run in sweep.runs)
     for arm in sweep.arms:
-        runs = sum(run.arm == arm.name for run in sweep.runs)
+        runs = runs_by_arm[arm.name]
         facts = f"{runs} runs, lr {arm.lr:g}"
         if "madds" in arm.cost:
             work = 3 * arm.cost["madds"] * arm.cost["images"] * runs

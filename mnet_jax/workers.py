@@ -137,8 +137,8 @@ class _Heartbeat:
         self.looked = now
         if self.awake - self.read_at > 1:
             self.read_at = self.awake
-            for workdir, path in ((workdir, path) for workdir in self.workdirs for path in workdir.glob("jobs/*")):
-                line = results.read_progress(workdir, path.name)
+            for job in (job for workdir in self.workdirs for job in workdir.glob("jobs/*")):
+                line = results.read_progress(job.parent.parent, job.name)
                 if line and line["host"] == socket.gethostname():
                     worker, text = line["process"], str(line)
                     if self.last_line.get(worker) != text:

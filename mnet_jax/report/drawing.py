@@ -117,14 +117,13 @@ def _curves(workdir: Path, summary: Summary) -> RenderedFigure | None:
     """Of the deciding metric and of the training loss, where the runs logged them."""
     from mnet_jax import figures
 
-    rows = results.read_rows(workdir, summary.sweep)
-    logged = {row["run"]: results.read_metrics(workdir, row["run"]) for row in rows}
+    logged = {row["run"]: results.read_metrics(workdir, row["run"]) for row in summary.rows}
     losses = [metric for metric in summary.sweep.metrics if metric.name == "train_loss"]
     panels = []
     for metric in dict.fromkeys((summary.metric, *losses)):
         curves = {}
         for arm in _own_arms(summary):
-            x_T, y_ST = _curve([row for row in rows if row["arm"] == arm.name], logged, metric)
+            x_T, y_ST = _curve([row for row in summary.rows if row["arm"] == arm.name], logged, metric)
             if len(x_T):
                 curves[arm.title] = x_T, metric.print_factor * y_ST
         if curves:

@@ -78,6 +78,7 @@ class Summary:
     `diverged`  the names of the runs whose loss stopped being finite.
     `settings`  what the setting starts from, in words, and the fields that differ from there.
     `timing`    phase -> seconds, summed over the finished runs.
+    `rows`      those of the finished runs, in the order of the plan.
     """
 
     sweep: results.Sweep
@@ -96,6 +97,7 @@ class Summary:
     versions: Mapping[str, str]
     device: str
     timing: Mapping[str, float]
+    rows: Sequence[Row]
 
     @property
     def metric(self) -> Metric:
@@ -157,6 +159,7 @@ def summarize(workdir: Path) -> Summary:
         versions={name: " and ".join(values) for name, values in versions.items() if any(values)},
         device=" and ".join(dict.fromkeys(_device(row) for row in rows)),
         timing={phase: sum(row["timing"].get(phase, 0.0) for row in rows) for phase in results.PHASES},
+        rows=rows,
     )
 
 
