@@ -34,6 +34,10 @@ _COMMON: Mapping[str, Field] = {
     "model.groups": Field(3, "of ShuffleNet's 1x1 convolutions (Zhang et al. 2018, Table 1)", (1, 2, 3, 4, 8)),
     "model.kernel_size": Field(3, "depthwise kernel", (1, 3, 5, 7, 9)),
     "model.conv": Field("depthwise", "full = a dense convolution in its place (V1 Table 4)", ("depthwise", "full")),
+    "model.output_stride": Field(
+        0, "pixels of the image a side for each of the last feature map's (V2 6.3); 0 = the named network's", NONNEGATIVE
+    ),
+    "model.atrous": Field(True, "dilate the kernels behind a stride that `model.output_stride` drops (V2 6.3)"),
     "model.depth": Field(
         "full", "shallow = without the repeats of V1's longest stage (V1 Table 5)", ("full", "shallow")
     ),

@@ -3,17 +3,21 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mnet_jax.errors import UserError
+
 if TYPE_CHECKING:
     from flax import nnx
 
 
-def structure(model: Any, blocks: Mapping[str, Any] | None = None, **sizes: int) -> Any:
+def structure(model: Any, blocks: Mapping[str, Any] | None = None, until: str = "", **sizes: int) -> Any:
     """The module of `cfg.model` with kernels of zeros, ready for weights that are loaded.
 
     Args:
       model: `cfg.model`.
       blocks: name -> class, those that `model.block` may name, for V1 and V2; with the constructor and the call that
         `models.blocks` describes.
+      until: the name of a block's output, or "head": the network ends there, without what follows; "" = whole. Not for
+        the zoo.
       sizes: further arguments of a constructor of the zoo (VGG-16's `side`).
 
     Raises:
@@ -22,8 +26,10 @@ def structure(model: Any, blocks: Mapping[str, Any] | None = None, **sizes: int)
     from mnet_jax.models import mobilenet, specs, zoo  # specs need no jax, and --help should be quick
 
     if model.name in specs.ZOO:
+        if until:
+            raise UserError(f"model.name={model.name!r} without its classifier; allowed: {', '.join(specs.NETWORKS)}")
         return zoo.NETWORKS[model.name](specs.zoo_network(model), **sizes)
-    return mobilenet.MobileNet(specs.network(model), blocks)
+    return mobilenet.MobileNet(specs.network(model), blocks, until)
 
 
 def build(model: Any, rngs: "nnx.Rngs", blocks: Mapping[str, Any] | None = None) -> Any:
