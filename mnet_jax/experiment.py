@@ -74,6 +74,10 @@ class Code:
         return dataset.resized(data.resolution) if data.resolution else dataset
 
 
+BUILT_IN = frozenset(TASKS)
+"""Tasks that an experiment file cannot replace."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """An experiment file: its name and docstring, what it defines, and the digest of what its training depends on."""
@@ -114,7 +118,7 @@ def load(path: Path) -> Experiment:
         if not callable(getattr(module, name, None)) and (name == "get_config" or hasattr(module, name)):
             raise UserError(f"{path} defines no function {name}; see any file in experiments/")
     if code.task:
-        if TASKS.get(code.task.name, code.task) is not code.task and code.task.name in ("classification", "spiral"):
+        if code.task.name in BUILT_IN and TASKS[code.task.name] is not code.task:
             raise UserError(f"{path}: the task {code.task.name!r} exists already; choose another name")
         TASKS[code.task.name] = code.task
         config.add_fields(code.task.fields, str(path))

@@ -58,8 +58,8 @@ class MobileNet(nnx.Module):
           rngs: needed in training mode where the config has dropout.
 
         Returns:
-          logits_BK, or the feature map `until`, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
-          "block1/depthwise".., "head", "pooled", and V3's "features".
+          logits_BK, or the feature map `until`, and the feature maps that heads tap: "stem", "block1".. (outputs),
+          "block1/expansion", "block1/depthwise".., "head", "pooled", and V3's "features".
 
         Raises:
           UserError: no `knobs`, and the config that the network was built from had no `project_act` either.
