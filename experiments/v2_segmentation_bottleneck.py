@@ -3,7 +3,7 @@
 Claim: a ReLU6 in the narrow layers loses information, so linear ones are more accurate (Sandler et al. 2018, section
 6.2 and Figure 6a: 71.05 against 70.43 % ImageNet top-1, one run each); the paper does not try it on masks.
 
-    python -m mnet_jax.main --config experiments/v2_segmentation_bottleneck.py    # BOTTLENECK_TIME on 2 cores
+    python -m mnet_jax.main --config experiments/v2_segmentation_bottleneck.py    # 10 runs
 
 Measured: not yet at full length.
 """

@@ -137,9 +137,9 @@ def _scenes_masks(config: ConfigDict) -> None:
             "segmentation.channels": 32,
             "segmentation.rates": (2, 3, 4),
             "segmentation.random_scale": (0.5, 2.0),
-            "train.epochs": 10,
+            "train.epochs": 4,
             "train.batch_size": 32,
-            "train.eval_every": 5,
+            "train.eval_every": 2,
             "optim.lr": 0.3,
         },
     )

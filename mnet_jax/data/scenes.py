@@ -6,12 +6,16 @@ part of a photograph is in training and test scenes alike. Shape letters: N scen
 """
 
 import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mnet_jax.data import builtin, transforms
 from mnet_jax.data.dataset import Dataset, Part, from_arrays
+from mnet_jax.results import write_atomic
 
 SIZES = 3_000, 500
 """Training and test scenes."""
@@ -68,7 +72,7 @@ def _draw(digits_NHW: np.ndarray, labels_N: np.ndarray, photographs: list[np.nda
     cuts = [round(TRAINING_SHARE * photograph.shape[1]) for photograph in photographs]
     left = [photograph[:, :cut] for photograph, cut in zip(photographs, cuts, strict=True)]
     right = [photograph[:, cut:] for photograph, cut in zip(photographs, cuts, strict=True)]
-    parts = []
+    parts: list[Part] = []
     for number, (count, pool, backgrounds) in enumerate(
         zip(SIZES, (order[TEST_DIGITS:], order[:TEST_DIGITS]), (left, right), strict=True)
     ):
@@ -81,8 +85,8 @@ def _draw(digits_NHW: np.ndarray, labels_N: np.ndarray, photographs: list[np.nda
         for index in range(count):
             uniforms = _uniforms(number, index)
             background = backgrounds[int(next(uniforms) * len(backgrounds))]
-            top, left_ = (int(next(uniforms) * (length - SIDE + 1)) for length in background.shape)
-            canvas_HW = DARKER * background[top : top + SIDE, left_ : left_ + SIDE]
+            row, column = (int(next(uniforms) * (length - SIDE + 1)) for length in background.shape)
+            canvas_HW = DARKER * background[row : row + SIDE, column : column + SIDE]
             boxes: list[tuple[int, int, int, int]] = []
             for _ in range(1 + int(next(uniforms) * MOST)):
                 digit = pool[int(next(uniforms) * len(pool))]
@@ -102,7 +106,7 @@ def _draw(digits_NHW: np.ndarray, labels_N: np.ndarray, photographs: list[np.nda
     return parts
 
 
-def _uniforms(part: int, index: int):
+def _uniforms(part: int, index: int) -> Iterator[float]:
     """Numbers in [0, 1) of one scene, enough for every try."""
     bits = np.random.Philox(
         key=np.array([part, int.from_bytes(b"scenes")], np.uint64), counter=np.array([0, 0, 0, index], np.uint64)
@@ -118,7 +122,7 @@ def _cropped(digit_HW: np.ndarray) -> np.ndarray:
 
 
 def _placed(
-    digit_HW: np.ndarray, boxes: list[tuple[int, int, int, int]], uniforms
+    digit_HW: np.ndarray, boxes: list[tuple[int, int, int, int]], uniforms: Iterator[float]
 ) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
     """How much the digit covers of each pixel of its box, and the box; None where no try meets free ground."""
     low, high = HEIGHTS
@@ -130,7 +134,7 @@ def _placed(
             continue
         top, left = int(c * (SIDE - height + 1)), int(d * (SIDE - width + 1))
         box = top, left, top + height, left + width
-        if all(box[2] <= t or b_ <= box[0] or box[3] <= l_ or r <= box[1] for t, l_, b_, r in boxes):
+        if all(box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1] for other in boxes):
             rows, columns = (
                 transforms.bilinear_weights(before, after)
                 for before, after in zip(digit_HW.shape, (height, width), strict=True)
@@ -147,26 +151,21 @@ def _read(path: Path) -> list[Part] | None:
     try:
         with np.load(path) as arrays:
             parts = [[arrays[f"{part}/{name}"] for name in NAMES] for part in ("train", "test")]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return [(images, dict(zip(NAMES[1:], targets, strict=True))) for images, *targets in parts]
 
 
 def _write(path: Path, parts: list[Part]) -> None:
     """Keeps the scenes for the next process, where the folder can be written."""
-    import io
-
-    from mnet_jax.results import write_atomic
-
     arrays = {
         f"{part}/{name}": array
         for part, (images, targets) in zip(("train", "test"), parts, strict=True)
         for name, array in {"images": images, **targets}.items()
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # pyrefly: ignore
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getvalue(), durable=False)
     except OSError:
         return

@@ -32,18 +32,19 @@ def structure(model: Any, blocks: Mapping[str, Any] | None = None, until: str = 
     return mobilenet.MobileNet(specs.network(model), blocks, until)
 
 
-def build(model: Any, rngs: "nnx.Rngs", blocks: Mapping[str, Any] | None = None) -> Any:
+def build(model: Any, rngs: "nnx.Rngs", blocks: Mapping[str, Any] | None = None, until: str = "") -> Any:
     """Builds the network of `cfg.model`, a Flax NNX module, and draws its kernels with `rngs.params()`.
 
-    Every network is called with (images_BHWC, knobs=None, rngs=None) and returns (logits_BK, endpoints by name).
-    `blocks` are the classes that `model.block` may name; the kernels that a class of yours has in the layers of
-    `models.layers` are drawn as well, and other parameters stay as their constructor sets them.
+    Every network is called with (images_BHWC, knobs=None, rngs=None) and returns (logits_BK, endpoints by name); with
+    `until`, as for `structure`, that feature map in place of the logits. `blocks` are the classes that `model.block`
+    may name; the kernels that a class of yours has in the layers of `models.layers` are drawn as well, and other
+    parameters stay as their constructor sets them.
 
     Raises:
       UserError: as `structure`.
     """
     from mnet_jax.models import init
 
-    network = structure(model, blocks)
+    network = structure(model, blocks, until)
     init.initialize(network, rngs.params(), model.init)
     return network
