@@ -123,7 +123,7 @@ def _load(path: Path, source: str) -> Experiment:
         if not callable(getattr(module, name, None)) and (name == "get_config" or hasattr(module, name)):
             raise UserError(f"{path} defines no function {name}; see any file in experiments/")
     if code.task:
-        if code.task.name in BUILT_IN:
+        if code.task.name in BUILT_IN and TASKS[code.task.name] is not code.task:
             raise UserError(f"{path}: the task {code.task.name!r} exists already; choose another name")
         TASKS[code.task.name] = code.task
         config.add_fields(code.task.fields, str(path))

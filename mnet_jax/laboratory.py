@@ -1,6 +1,7 @@
 """The Python API: plan, train and report experiments, as the command line does."""
 
 import glob
+import inspect
 import logging
 import os
 import shlex
@@ -38,9 +39,18 @@ class Plan:
 
 
 def find(pattern: str) -> list[tuple[Path, str]]:
-    """FILE[:SCALE], where FILE may be a glob -> the files, each with the scale ("digits" where none is given)."""
+    """FILE[:SCALE], where FILE may be a glob -> the files, each with the scale, by default the file's."""
     file, _, scale = pattern.partition(":")
-    return [(Path(match), scale or "digits") for match in sorted(glob.glob(file)) or [file]]
+    return [(Path(match), scale or _default_scale(Path(match))) for match in sorted(glob.glob(file)) or [file]]
+
+
+def _default_scale(path: Path) -> str:
+    """The default of the file's `get_config(scale="digits")`; "digits" where it has none."""
+    try:
+        scale = inspect.signature(experiment.load(path).get_config).parameters["scale"].default
+    except (UserError, KeyError, TypeError, ValueError):  # what is wrong with the file is said when it is planned
+        return "digits"
+    return scale if isinstance(scale, str) else "digits"
 
 
 def plan(

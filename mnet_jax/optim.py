@@ -100,10 +100,16 @@ def _constant(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> 
     return jnp.ones_like(step)
 
 
+def _poly(optim: Any, step: jax.Array, steps_per_epoch: int, steps: int) -> jax.Array:
+    """(1 - t)^0.9, down to zero (Chen et al. 2017, section 4.1)."""
+    return (1 - step / max(steps, 1)) ** 0.9
+
+
 SCHEDULES: Mapping[str, Callable[[Any, jax.Array, int, int], jax.Array]] = {
     "exponential": _exponential,
     "cosine": _cosine,
     "constant": _constant,
+    "poly": _poly,
 }
 
 

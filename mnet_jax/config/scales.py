@@ -121,6 +121,57 @@ def _imagenet_v1(config: ConfigDict) -> None:
     )
 
 
+def _scenes_masks(config: ConfigDict) -> None:
+    """Masks of digits in scenes of 64x64 pixels on an 8-block V2."""
+    _short_recipe(config)
+    override(
+        config,
+        {
+            "task": "segmentation",
+            "seeds": 5,
+            "model.in_channels": 1,
+            "model.num_classes": 11,
+            "model.output_stride": 8,
+            "data.source": "scenes",
+            "data.flip": True,
+            "segmentation.channels": 32,
+            "segmentation.rates": (2, 3, 4),
+            "segmentation.random_scale": (0.5, 2.0),
+            "train.epochs": 4,
+            "train.batch_size": 32,
+            "train.eval_every": 2,
+            "optim.lr": 0.3,
+        },
+    )
+
+
+def _voc_masks(config: ConfigDict) -> None:
+    """VOC 2012 as the released DeepLab code trains on it, but for its pretraining on COCO: 30,000 steps."""
+    override(
+        config,
+        {
+            "task": "segmentation",
+            "seeds": 3,
+            "model.num_classes": 21,
+            "model.output_stride": 16,
+            "model.dropout": 0.1,
+            "model.norm.momentum": 0.9997,
+            "model.norm.group": 0,
+            "data.source": "voc",
+            "data.resolution": 513,
+            "data.flip": True,
+            "segmentation.random_scale": (0.5, 2.0),
+            "train.epochs": 330,
+            "train.batch_size": 16,
+            "train.label_smoothing": 0.0,
+            "train.ema": 0.0,
+            "optim.name": "sgd",
+            "optim.lr": 0.007,
+            "optim.schedule": "poly",
+        },
+    )
+
+
 class Scale(NamedTuple):
     """How a scale sets the config, and its networks of V1 and V2."""
 
@@ -138,19 +189,27 @@ SCALES: Mapping[str, Scale] = {
 }
 
 
-def at_scale(scale: str, family: str = "v2", only: Sequence[str] = tuple(SCALES)) -> ConfigDict:
+SEGMENTATION: Mapping[str, Scale] = {
+    "scenes": Scale(_scenes_masks, "c13", "c8"),
+    "voc": Scale(_voc_masks, "mobilenet_v1", "mobilenet_v2"),
+}
+
+
+def at_scale(scale: str, family: str = "v2", only: Sequence[str] = (), task: str = "classification") -> ConfigDict:
     """The setting of a scale: data, network of the `family` ("v1" or "v2") and recipe.
 
     But for imagenet the recipe is a short one: SGD with Nesterov's momentum, 10 % warm-up and a cosine to zero; weight
     decay on dense weights only; He initialisation; no label smoothing, averaging or dropout. A scale that is not one
-    of `only` is a UserError.
+    of `only`, () for all of the `task`, is a UserError.
     """
-    if scale not in only:
-        raise UserError(f"no scale {scale!r}{nearest(str(scale), only)}; allowed: {', '.join(only)}")
+    scales = SEGMENTATION if task == "segmentation" else SCALES
+    allowed = only or tuple(scales)
+    if scale not in allowed:
+        raise UserError(f"no scale {scale!r}{nearest(str(scale), allowed)}; allowed: {', '.join(allowed)}")
     config = default()
-    SCALES[scale].set(config)
+    scales[scale].set(config)
     if scale == "imagenet" and family == "v1":
         _imagenet_v1(config)
-    config.model.name = getattr(SCALES[scale], family)
+    config.model.name = getattr(scales[scale], family)
     config.scale = scale
     return config

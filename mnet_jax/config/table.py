@@ -16,7 +16,9 @@ PROCESSES = Range(0, 1024)
 
 _COMMON: Mapping[str, Field] = {
     "scale": Field("", "the scale whose setting this is; '' = none"),
-    "task": Field("classification", "what a run does: classification, spiral, or the experiment file's own task"),
+    "task": Field(
+        "classification", "what a run does: classification, segmentation, spiral, or the experiment file's own task"
+    ),
     "seeds": Field(12, "seeds 0..n-1 of every arm", SEEDS),
     "seeds_until": Field(
         0.0, "more seeds until every primary 95 % interval is as narrow, in points; 0 = off", NONNEGATIVE
@@ -43,6 +45,12 @@ _COMMON: Mapping[str, Field] = {
     "model.groups": Field(3, "of ShuffleNet's 1x1 convolutions (Zhang et al. 2018, Table 1)", (1, 2, 3, 4, 8)),
     "model.kernel_size": Field(3, "depthwise kernel", (1, 3, 5, 7, 9)),
     "model.conv": Field("depthwise", "full = a dense convolution in its place (V1 Table 4)", ("depthwise", "full")),
+    "model.output_stride": Field(
+        0,
+        "pixels of the image a side for each of the last feature map's (V2 6.3); 0 = the named network's",
+        NONNEGATIVE,
+    ),
+    "model.atrous": Field(True, "dilate the kernels behind a stride that `model.output_stride` drops (V2 6.3)"),
     "model.depth": Field(
         "full", "shallow = without the repeats of V1's longest stage (V1 Table 5)", ("full", "shallow")
     ),
@@ -73,7 +81,9 @@ _COMMON: Mapping[str, Field] = {
         96, "images whose statistics are shared (V2 6.1: 96 a worker); 0 = the batch", NONNEGATIVE
     ),
     # The data.
-    "data.source": Field("digits", "the data set: digits, fashion_mnist, cifar10, or what `data.prepare` has prepared"),
+    "data.source": Field(
+        "digits", "the data set: digits, scenes, fashion_mnist, cifar10, or what `data.prepare` has prepared"
+    ),
     "data.dir": Field("", "folder of the data sets; '' = $MNET_DATA_DIR or ~/.cache/mnet_jax"),
     "data.train_split": Field("train", "of prepared data, in TFDS's words: train, train[:90%]"),
     "data.test_split": Field("", "'' = test, or validation where that has no labels"),
@@ -117,7 +127,7 @@ _COMMON: Mapping[str, Field] = {
     "optim.nesterov": Field(False, "Nesterov's momentum (sgd)"),
     "optim.decay": Field(0.9, "of RMSProp's accumulator (V2 6.1); beta2 of AdamW", Range(0, 0.99999)),
     "optim.eps": Field(1.0, "inside RMSProp's root (released V2 code); beside it in AdamW", POSITIVE),
-    "optim.schedule": Field("exponential", "of the learning rate", ("exponential", "cosine", "constant")),
+    "optim.schedule": Field("exponential", "of the learning rate", ("exponential", "cosine", "constant", "poly")),
     "optim.warmup": Field(0.0, "linear, as a share of the training", FRACTION),
     "optim.decay_rate": Field(0.98, "of the exponential schedule (V2 6.1)", FRACTION),
     "optim.decay_epochs": Field(1.0, "epochs between its steps (V2 6.1)", POSITIVE),

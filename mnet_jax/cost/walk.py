@@ -20,9 +20,10 @@ class Layer:
     """One row of the table. Shapes are (H, W, C), without the batch; costs are those of one image.
 
     `name`     path of the module ("blocks.3.depthwise"), then any `jax.named_scope` inside of it.
-    `type`     of `CONVOLUTIONS`, "dense", "matmul" (of two activations), "norm", "activation", "pool", "reduce" (sums
-               and maxima that are not pooling), "add", "multiply", "elementwise", "concat", "buffer" (what a loop
-               starts from) or "unused" (parameters that this evaluation does not touch).
+    `type`     of `CONVOLUTIONS`, "dense", "matmul" (of two activations), "resize" (a product with constants: no
+               multiply-adds, like a pooling), "norm", "activation", "pool", "reduce" (sums and maxima that are not
+               pooling), "add", "multiply", "elementwise", "concat", "buffer" (what a loop starts from) or "unused"
+               (parameters that this evaluation does not touch).
     `inputs`   which layers it takes, -1 being the images.
     `madds`    multiply-adds; `padding_madds` of them meet a zero of the padding.
     `flops`    of convolutions and dense layers as practitioners count them: (2 K K M - 1) H' W' N and
@@ -259,6 +260,8 @@ class Walk:
     def dot(self, equation: Any, args: Sequence[Value], scope: str, times: int) -> int:
         (contracted, _), _ = equation.params["dimension_numbers"]
         length = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        if any(arg.tensor is None and not arg.leaves for arg in args):  # weights that nobody learns
+            return self.add("resize", equation, args, scope)
         size = equation.outvars[0].aval.size
         kind = "matmul" if all(arg.tensor is not None for arg in args) else "dense"
         return self.add(kind, equation, args, scope, madds=times * size * length, flops=times * size * (2 * length - 1))

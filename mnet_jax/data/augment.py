@@ -1,11 +1,11 @@
 """Augmentation of a batch on the device, inside the step; the key decides every random number.
 
-`batch` augments images with labels. A task with other targets composes `shift_flip`, which moves images and masks
-alike, `jitter`, `normalize` and `erase`.
+`batch` augments images with labels. A task with other targets composes `places` with what moves them there, `jitter`,
+`normalize` and `erase`.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,81 @@ def shift_flip(key: jax.Array, arrays: Arrays, shift: int, flip: bool) -> Arrays
         return jax.vmap(lambda image, rows, columns: image[rows[:, None], columns[None]])(padded, rows_BH, columns_BW)
 
     return jax.tree.map(move, arrays)
+
+
+class Places(NamedTuple):
+    """Where each image goes: enlarged by `scale`, then moved up and left by offsets in pixels, then mirrored."""
+
+    scale_B: jax.Array
+    top_B: jax.Array
+    left_B: jax.Array
+    mirrored_B: jax.Array
+
+
+def places(
+    key: jax.Array, shape: tuple[int, ...], scales: tuple[float, float], shift: int, flip: bool
+) -> Places | None:
+    """Random places of images of `shape` (B, H, W); None where they all stay.
+
+    `scales` are the smallest and largest size, drawn in steps of 1/4. The scaled image covers the frame, or lies in it,
+    anywhere, and up to `shift` pixels further; half are mirrored if `flip`.
+    """
+    low, high = scales
+    if low == high == 1 and not shift and not flip:
+        return None
+    B, H, W = shape
+    key_scale, key_top, key_left, key_mirror = jax.random.split(key, 4)
+    steps = jnp.arange(low, high + 1e-6, 0.25, jnp.float32)
+    scale_B = steps[jax.random.randint(key_scale, (B,), 0, len(steps))]
+
+    def offset(key: jax.Array, length: int) -> jax.Array:
+        spare_B = jnp.round((scale_B - 1) * length)
+        first_B, last_B = jnp.minimum(spare_B, 0) - shift, jnp.maximum(spare_B, 0) + shift
+        return jnp.floor(first_B + jax.random.uniform(key, (B,)) * (last_B - first_B + 1))
+
+    mirrored_B = jax.random.bernoulli(key_mirror, 0.5 if flip else 0.0, (B,))
+    return Places(scale_B, offset(key_top, H), offset(key_left, W), mirrored_B)
+
+
+def _sources(places: Places, H: int, W: int) -> tuple[jax.Array, jax.Array]:
+    """The places in the old image, in pixels from its corner, of the centers of the new rows [B, H] and columns."""
+    scale_B1 = places.scale_B[:, None]
+    rows_BH = (jnp.arange(0.5, H)[None] + places.top_B[:, None]) / scale_B1
+    columns_1W = jnp.arange(0.5, W)[None]
+    columns_BW = jnp.where(places.mirrored_B[:, None], W - columns_1W, columns_1W)
+    return rows_BH, (columns_BW + places.left_B[:, None]) / scale_B1
+
+
+def move_masks(masks_BHW: jax.Array, places: Places | None, outside: int) -> jax.Array:
+    """Masks at new places: each pixel takes the nearest one, or the level `outside`."""
+    if places is None:
+        return masks_BHW
+    H, W = masks_BHW.shape[1:]
+    rows_BH, columns_BW = (jnp.floor(source).astype(jnp.int32) for source in _sources(places, H, W))
+
+    def pick(mask: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        inside = ((rows >= 0) & (rows < H))[:, None] & ((columns >= 0) & (columns < W))[None]
+        taken = mask[jnp.clip(rows, 0, H - 1)[:, None], jnp.clip(columns, 0, W - 1)[None]]
+        return jnp.where(inside, taken, jnp.asarray(outside, mask.dtype))
+
+    return jax.vmap(pick)(masks_BHW, rows_BH, columns_BW)
+
+
+def move_images(x_BHWC: jax.Array, places: Places | None) -> jax.Array:
+    """Normalized images at new places, bilinear; outside of an image is 0, the mean level."""
+    if places is None:
+        return x_BHWC
+    H, W = x_BHWC.shape[1:3]
+    rows_BH, columns_BW = _sources(places, H, W)
+
+    def weights(source_BN: jax.Array, length: int) -> jax.Array:
+        """[B, N, length]: the weight of each old pixel in a new one; none outside."""
+        inside_BN1 = ((source_BN >= 0) & (source_BN < length))[..., None]
+        near_BN1 = jnp.clip(source_BN - 0.5, 0, length - 1)[..., None]
+        hat_BNn = jnp.maximum(0, 1 - jnp.abs(near_BN1 - jnp.arange(length, dtype=near_BN1.dtype)[None, None]))
+        return jnp.where(inside_BN1, hat_BNn, 0)
+
+    return jnp.einsum("byh,bxw,bhwc->byxc", weights(rows_BH, H), weights(columns_BW, W), x_BHWC)
 
 
 def jitter(key: jax.Array, images_BHWC: jax.Array, strength: float) -> jax.Array:

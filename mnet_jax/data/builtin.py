@@ -43,10 +43,7 @@ def digits() -> Dataset:
     8x8 pixels of 0 to 16, enlarged bilinearly (half-pixel centers) to 16x16x1 and scaled to 0 to 255. No
     test set is fixed. The file is read without importing scikit-learn, which takes over a second.
     """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("data source 'digits' comes with scikit-learn, which is not installed")
-    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    path = scikit_learn_file("data", "digits.csv.gz")
     with _naming(path):
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8).reshape(SIZES["digits"][0], 65)
         check_labels(table[:, 64], CLASS_NAMES["digits"])
@@ -54,6 +51,14 @@ def digits() -> Dataset:
     images_NHW = np.rint(weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T * (255 / 16))
     images_NHWC = images_NHW[..., None].astype(np.uint8)
     return from_arrays("digits", (images_NHWC, {"labels": table[:, 64]}), class_names=CLASS_NAMES["digits"])
+
+
+def scikit_learn_file(*parts: str) -> Path:
+    """A file of scikit-learn's folder `datasets`; UserError where scikit-learn is not installed."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the digits and the photographs come with scikit-learn, which is not installed")
+    return Path(spec.submodule_search_locations[0]).joinpath("datasets", *parts)
 
 
 def fashion_mnist(folder: Path) -> Dataset:

@@ -82,13 +82,19 @@ class Dataset:
         return images_NHWC
 
     def resized(self, resolution: int) -> "Dataset":
-        """The data set in memory with images of this height and width.
+        """The data set in memory with images of this height and width, and of masks the nearest pixels.
 
         The fingerprint stays that of the original images, so that arms of other resolutions compare.
         """
         images_NHWC = transforms.resize_batch(self.in_memory(), resolution)
         images_NHWC.flags.writeable = False
-        return replace(self, images=images_NHWC)
+        targets = dict(self.targets)
+        if "masks" in targets:
+            _, H, W = targets["masks"].shape
+            rows, columns = (((np.arange(resolution) + 0.5) * side / resolution).astype(int) for side in (H, W))
+            targets["masks"] = targets["masks"][:, rows[:, None], columns]
+            targets["masks"].flags.writeable = False
+        return replace(self, images=images_NHWC, targets=targets)
 
 
 class Split(NamedTuple):

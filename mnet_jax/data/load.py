@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax.data import builtin, disk
+from mnet_jax.data import builtin, disk, masks, scenes
 from mnet_jax.data.dataset import Dataset
 from mnet_jax.errors import UserError
 
 PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
 """name -> (H, W, C), training images, test images and classes of data sets that a plan may use before they exist."""
+
+
+GENERATED = {"digits": builtin.digits, "scenes": scenes.scenes}
+"""name -> the function that makes a data set from what is installed; these need no folder."""
 
 
 def from_config(data: Any) -> Dataset:
@@ -26,6 +30,8 @@ def metadata(data: Any) -> Dataset:
     """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
     if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
         return _zeros(data.source, *PLANNED[data.source])
+    if data.source not in GENERATED and masks.has_masks(data_dir(data.dir) / data.source):
+        return from_config(data)  # its images may have one size only once they are fitted into a square
     return from_name(data.source, data.dir, data.train_split, data.test_split)
 
 
@@ -35,9 +41,9 @@ def from_name(
     """Loads a data set, once per process. Of images on disk only what was measured is read.
 
     Args:
-      name: "digits", which needs no folder, or the folder that holds the data: what `python -m mnet_jax.data.prepare`
-        has written (TFDS's names, such as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`, or
-        the original files of "fashion_mnist" or "cifar10".
+      name: of `GENERATED`, or the folder that holds the data: what `python -m mnet_jax.data.prepare`
+        has written (TFDS's names, such as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`,
+        the original files of "fashion_mnist" or "cifar10", or images with masks (`data.masks.from_folder`).
       directory: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
       train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
       test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
@@ -46,7 +52,7 @@ def from_name(
     Raises:
       UserError: the data set does not exist (with the command that prepares it) or is corrupt, or a split is unknown.
     """
-    root = None if name == "digits" else data_dir(directory)
+    root = None if name in GENERATED else data_dir(directory)
     return _load(name, root, train_split, test_split, resolution)
 
 
@@ -98,20 +104,26 @@ def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: 
 
 @functools.cache
 def _load(name: str, root: Path | None, train_split: str, test_split: str, resolution: int) -> Dataset:
+    if root and masks.has_masks(root / name):
+        if (train_split, test_split) != ("train", ""):
+            raise UserError(
+                f"data.train_split={train_split!r}, data.test_split={test_split!r}; {name} has fixed splits"
+            )
+        return masks.from_folder(root / name, resolution)
     if resolution:
         return _load(name, root, train_split, test_split, 0).resized(resolution)
     if root and (images := disk.find(root / name, name)):
         return from_disk(images, train_split, test_split)
     if (train_split, test_split) != ("train", ""):
-        reason = f"{root / name} holds none: {disk.prepare_command(name)}" if root else "the digits have no splits"
+        reason = f"{root / name} holds none: {disk.prepare_command(name)}" if root else f"the {name} have none"
         raise UserError(
             f"data.train_split={train_split!r}, data.test_split={test_split!r} need prepared data; {reason}"
         )
     if root is None:
-        return builtin.digits()
+        return GENERATED[name]()
     if name in builtin.FROM_FOLDER:
         return builtin.FROM_FOLDER[name](root / name)
-    nearest = difflib.get_close_matches(name, ("digits", *builtin.FROM_FOLDER), n=1)
+    nearest = difflib.get_close_matches(name, (*GENERATED, *builtin.FROM_FOLDER), n=1)
     missing = f"{root / name} holds no train/; " if (root / name).is_dir() else ""
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UserError(

@@ -33,11 +33,11 @@ class SeparableBlock(nnx.Module):
     """
 
     def __init__(self, net: Network, block: Block, inputs: int):
-        self.act, config, size, stride = ACTIVATIONS[net.act], net.layer_config, net.kernel_size, block.stride
+        self.act, config, window = ACTIVATIONS[net.act], net.layer_config, (net.kernel_size, block.stride)
         if net.conv == "full":
-            self.dense = ConvNorm(config, "dense", inputs, block.channels, size, stride)
+            self.dense = ConvNorm(config, "dense", inputs, block.channels, *window, dilation=block.dilation)
         else:
-            self.depthwise = ConvNorm(config, "depthwise", inputs, inputs, size, stride)
+            self.depthwise = ConvNorm(config, "depthwise", inputs, inputs, *window, dilation=block.dilation)
             self.pointwise = ConvNorm(config, "pointwise", inputs, block.channels)
 
     def __call__(
@@ -69,8 +69,9 @@ class InvertedResidual(nnx.Module):
             )
         if block.expand:
             self.expand = ConvNorm(config, "pointwise", inputs, block.expanded)
-        kind, size = "dense" if net.conv == "full" else "depthwise", net.kernel_size
-        self.depthwise = ConvNorm(config, kind, block.expanded, block.expanded, size, block.stride)
+        kind, channels = "dense" if net.conv == "full" else "depthwise", (block.expanded, block.expanded)
+        window = net.kernel_size, block.stride
+        self.depthwise = ConvNorm(config, kind, *channels, *window, dilation=block.dilation)
         self.project = ConvNorm(config, "pointwise", block.expanded, block.channels)
 
     def __call__(
@@ -130,7 +131,8 @@ class SqueezedResidual(InvertedResidual):
         self.act, self.shortcut, config = ACTIVATIONS[block.act], net.shortcut, net.layer_config
         if block.expand:
             self.expand = ConvNorm(config, "pointwise", inputs, block.expanded)
-        self.depthwise = ConvNorm(config, "depthwise", block.expanded, block.expanded, block.kernel_size, block.stride)
+        channels, window = (block.expanded, block.expanded), (block.kernel_size, block.stride)
+        self.depthwise = ConvNorm(config, "depthwise", *channels, *window, dilation=block.dilation)
         if block.squeezed:
             self.excite = SqueezeExcite(config, block.expanded, block.squeezed, hard_sigmoid)
         self.project = ConvNorm(config, "pointwise", block.expanded, block.channels)

@@ -73,7 +73,8 @@ class Conv(nnx.Module):
 
     `kind` is "dense" (kernel RxSxI/GxO), "pointwise" (IxO) or "depthwise" (KxKxC); `size` a number or (rows, columns);
     `groups` (dense only) cut input and output channels alike (Krizhevsky et al. 2012): UserError where they do not
-    divide both. `padding` is as for `pad_widths`, None = the config's.
+    divide both. `padding` is as for `pad_widths`, None = the config's. The elements of a kernel meet pixels `dilation`
+    apart (not with `groups`).
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Conv(nnx.Module):
         stride: int = 1,
         *,
         groups: int = 1,
+        dilation: int = 1,
         padding: str | None = None,
         bias: bool = True,
     ):
@@ -97,11 +99,17 @@ class Conv(nnx.Module):
             "pointwise": ((inputs, outputs), inputs),
             "depthwise": ((rows, columns, outputs), rows * columns),
         }[kind]
-        self.config, self.kind, self.stride, self.groups = config, kind, stride, groups
+        assert groups == 1 or dilation == 1, (groups, dilation)
+        self.config, self.kind, self.stride, self.groups, self.dilation = config, kind, stride, groups, dilation
         self.padding = config.padding if padding is None else padding
         self.kernel = kernel(shape, INITS[config.init].std(fan_in))
         if bias:
             self.bias = nnx.Param(filled((outputs,), 0.0))
+
+    def pad_widths(self, x_BHWC: jax.Array) -> Padding:
+        """Explicit padding of the input by the layer's settings."""
+        reach = tuple((length - 1) * self.dilation + 1 for length in self.kernel.shape[:2])
+        return pad_widths(x_BHWC.shape[1:3], reach, self.stride, self.padding)
 
     def convolve(self, x_BHWC: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution alone, with a kernel of the shape of the layer's."""
@@ -109,11 +117,11 @@ class Conv(nnx.Module):
         formulation = self.config.formulation
         if self.kind == "pointwise":
             return pointwise.pointwise(x_BHWC, kernel, formulation)
-        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, self.padding)
+        pad = self.pad_widths(x_BHWC)
         if self.kind == "depthwise":
-            return depthwise.depthwise(x_BHWC, kernel, self.stride, pad, formulation)
+            return depthwise.depthwise(x_BHWC, kernel, self.stride, pad, formulation, self.dilation)
         if self.groups == 1:
-            return pointwise.dense_conv(x_BHWC, kernel, self.stride, pad, formulation)
+            return pointwise.dense_conv(x_BHWC, kernel, self.stride, pad, formulation, self.dilation)
         output_size(x_BHWC.shape[1:3], kernel.shape[:2], self.stride, pad)
         return lax.conv_general_dilated(
             x_BHWC,
@@ -229,9 +237,9 @@ class ConvNorm(Conv):
         x_BHWC, eps, group = self.convolve(x_BHWC, self.kernel[...]), config.norm_eps, config.norm_group
         y_BHWC, _, _ = norm.batch_norm_act(x_BHWC, *self._scale_and_bias(), *act, eps, group, config.formulation)
         kernel = depthwise.kernel[...]
-        pad = pad_widths(x_BHWC.shape[1:3], kernel.shape[:2], depthwise.stride, depthwise.padding)
         inner, outer = (Affine(*layer._scale_and_bias()) for layer in (self, depthwise))
-        z_BHWC, *moments = norm_depthwise_norm(x_BHWC, inner, kernel, outer, *act, eps, group, depthwise.stride, pad)
+        geometry = depthwise.stride, depthwise.pad_widths(x_BHWC), depthwise.dilation
+        z_BHWC, *moments = norm_depthwise_norm(x_BHWC, inner, kernel, outer, *act, eps, group, *geometry)
         for layer, (mean, var) in zip((self, depthwise), moments, strict=True):
             layer._average(mean, var)
         return y_BHWC, z_BHWC

@@ -17,22 +17,29 @@ class MobileNet(nnx.Module):
     """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier.
 
     V3 has a layer without norm between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5). `blocks` are
-    the classes that `net.block` may name; what a block has to offer is said in `models.blocks`.
+    the classes that `net.block` may name; what a block has to offer is said in `models.blocks`. With `until`, the name
+    of a block's output or "head", nothing behind it is built, and that feature map is the output.
     """
 
-    def __init__(self, net: specs.Network, blocks: Mapping[str, BlockClass] | None = None):
+    def __init__(self, net: specs.Network, blocks: Mapping[str, BlockClass] | None = None, until: str = ""):
+        outputs = (*(f"block{number}" for number in range(1, len(net.blocks) + 1)), *(("head",) if net.last else ()))
+        if until and until not in outputs:
+            raise UserError(f"a network until {until!r}; allowed: {', '.join(outputs)}")
         block_class = block_named(net, blocks or {})
         self.act = ACTIVATIONS[net.act]
         self.project_bounds = None if net.project_act is None else specs.ACTIVATIONS[net.project_act]
         channels, stride = net.stem
         self.stem = ConvNorm(net.layer_config, "dense", net.in_channels, channels, 3, stride)
         self.blocks = nnx.List()
-        for block in net.blocks:
+        for block in net.blocks[: outputs.index(until) + 1 if until else None]:
             self.blocks.append(block_class(net, block, channels))
             channels = block.channels
-        if net.last:
+        if net.last and until in ("", "head"):
             self.head = ConvNorm(net.layer_config, "pointwise", channels, net.last)
             channels = net.last
+        self.channels = channels
+        if until:
+            return
         if net.features:
             self.features = Dense(channels, net.features, INITS[net.layer_config.init].std(channels))
             channels = net.features
@@ -51,8 +58,8 @@ class MobileNet(nnx.Module):
           rngs: needed in training mode where the config has dropout.
 
         Returns:
-          logits_BK, and the feature maps that heads tap: "stem", "block1".. (outputs), "block1/expansion",
-          "block1/depthwise".., "head", "pooled", and V3's "features".
+          logits_BK, or the feature map `until`, and the feature maps that heads tap: "stem", "block1".. (outputs),
+          "block1/expansion", "block1/depthwise".., "head", "pooled", and V3's "features".
 
         Raises:
           UserError: no `knobs`, and the config that the network was built from had no `project_act` either.
@@ -72,6 +79,8 @@ class MobileNet(nnx.Module):
             endpoints[f"block{number}"] = x
         if hasattr(self, "head"):
             x = endpoints["head"] = self.head(x, self.act)
+        if not hasattr(self, "classifier"):
+            return x, endpoints
         x = endpoints["pooled"] = global_mean(x)
         if hasattr(self, "features"):
             x = endpoints["features"] = self.features(x, self.act)

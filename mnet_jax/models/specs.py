@@ -3,6 +3,8 @@
 Model, cost, report and tests all read these rows: there is no second description of a network.
 """
 
+import itertools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -164,6 +166,7 @@ class Block(NamedTuple):
     """One block: `expanded` channels reach its depthwise convolution; `expand` tells whether a 1x1 makes them.
 
     V3's blocks each have their kernel size, activation and channels between the layers of squeeze-and-excite (0: none).
+    The elements of the depthwise kernel meet pixels `dilation` apart.
     """
 
     expand: bool
@@ -173,6 +176,7 @@ class Block(NamedTuple):
     kernel_size: int = 0
     act: str = ""
     squeezed: int = 0
+    dilation: int = 1
 
 
 class LayerConfig(NamedTuple):
@@ -242,7 +246,7 @@ RECIPE_FIELDS = (
 )
 """Fields of `cfg.model` that a recipe sets for all networks alike, even for one that has no such layer."""
 
-_OF_ROWS = ("width", "stem", "blocks", "last", "divisor", "act_bits")
+_OF_ROWS = ("width", "stem", "blocks", "last", "divisor", "act_bits", "output_stride", "atrous")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "block", "depth"),
@@ -342,7 +346,7 @@ def network(model: Any) -> Network:
     return Network(
         family=spec.family,
         stem=stem,
-        blocks=tuple(blocks),
+        blocks=_at_output_stride(model, stem_stride, blocks),
         last=make_divisible(6 * before, divisor) if v3 else last,
         features=last if v3 else 0,
         in_channels=model.in_channels,
@@ -357,6 +361,32 @@ def network(model: Any) -> Network:
         split=model.split,
         layer_config=layer_config(model),
     )
+
+
+def _at_output_stride(model: Any, stem_stride: int, blocks: list[Block]) -> tuple[Block, ...]:
+    """The blocks with the strides beyond `model.output_stride` dropped.
+
+    With `model.atrous`, each block behind a dropped stride is dilated by the product of those dropped before it, so
+    that its kernel meets the same pixels as before; the block whose stride is dropped has the dilation of the one
+    before it (the rule of the released code, TF-slim's `mobilenet_base`).
+    """
+    if not model.output_stride:
+        return tuple(blocks)
+    stride, dilation, kept = stem_stride, 1, []
+    for block in blocks:
+        if block.stride > 1 and stride * block.stride > model.output_stride:
+            kept.append(block._replace(stride=1, dilation=dilation))
+            dilation *= block.stride if model.atrous else 1
+        else:
+            kept.append(block._replace(dilation=dilation))
+            stride *= block.stride
+    if stride != model.output_stride:
+        strides = [stem_stride, *(block.stride for block in blocks)]
+        reached = dict.fromkeys(itertools.accumulate(strides, operator.mul))
+        raise UserError(
+            f"model.output_stride={model.output_stride} on {model.name}; allowed: {', '.join(map(str, reached))}, or 0"
+        )
+    return tuple(kept)
 
 
 COLUMNS: Mapping[str, Mapping[str, Any]] = {

@@ -305,7 +305,8 @@ def _settings(sweep: results.Sweep) -> tuple[str, dict[str, Any]]:
     bases = {"the defaults": config.default()}
     with contextlib.suppress(ValueError):  # a scale of the experiment file's
         bases = {
-            f"scale {sweep.scale}, {family}": config.at_scale(sweep.scale, family) for family in ("v2", "v1")
+            f"scale {sweep.scale}, {family}": config.at_scale(sweep.scale, family, task=sweep.config["task"])
+            for family in ("v2", "v1")
         } | bases
     varied = {"scale", *(name for arm in sweep.arms for name in arm.overrides)}
 

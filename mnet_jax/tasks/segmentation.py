@@ -1,0 +1,282 @@
+"""Semantic segmentation: the class of every pixel, and mean intersection over union.
+
+Shape letters: B images, H W their height and width, K classes, P pixels. `IGNORED` pixels count nowhere.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnet_jax.data.masks import IGNORED
+from mnet_jax.errors import UserError
+from mnet_jax.fields import COUNT, Field
+from mnet_jax.models import specs
+from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+
+HEADS = ("reduced", "aspp", "lr_aspp")
+
+FIELDS = {
+    "segmentation.head": Field("reduced", "DeepLab without or with ASPP (V2 6.3), or V3's LR-ASPP", HEADS),
+    "segmentation.rates": Field((6, 12, 18), "dilations of ASPP's branches (Chen et al. 2017: at output stride 16)"),
+    "segmentation.channels": Field(256, "of each of the head's branches (Chen et al. 2017; LR-ASPP: 128)", COUNT),
+    "segmentation.input": Field(
+        "blocks",
+        "map that the head is on: the last block's (V2 6.3), or the last 1x1 convolution's",
+        ("blocks", "last"),
+    ),
+    "segmentation.scales": Field((1.0,), "sizes of the image in an evaluation, whose probabilities are averaged"),
+    "segmentation.mirror": Field(False, "an evaluation also averages over mirror images"),
+    "segmentation.random_scale": Field(
+        (1.0, 1.0), "smallest and largest size of a training image, in steps of 1/4 (DeepLab: 1/2 to 2)"
+    ),
+}
+
+
+def metrics(cfg: Any) -> tuple[Metric, ...]:
+    """Mean IOU and pixel accuracy; a diverged run counts as one that guesses among equally frequent classes.
+
+    An evaluation also logs the IOU of each class that occurs, "iou/0" and so on.
+    """
+    classes = cfg.model.num_classes
+    return (
+        Metric("mean_iou", "mean IOU", "%", 2, diverged=1 / (2 * classes - 1)),
+        Metric("pixel_accuracy", "pixel accuracy", "%", 2, diverged=1 / classes),
+        replace(TRAIN_LOSS, diverged=float(np.log(classes))),
+        Metric("train_pixel_accuracy", "training pixel accuracy", "%", 2, diverged=1 / classes, group="training"),
+    )
+
+
+def check(cfg: Any) -> None:
+    settings = cfg.segmentation
+    for name in ("data.size", "data.mixup", "data.cutmix", "data.erase", "train.label_smoothing", "train.teacher"):
+        section, leaf = name.split(".")
+        if value := cfg[section][leaf]:
+            raise UserError(f"{name}={value!r} with task='segmentation'; allowed: {type(value)()!r}")
+    if cfg.analysis:
+        raise UserError("analysis=True with task='segmentation'; allowed: False")
+    if not settings.scales or not all(
+        isinstance(scale, int | float) and 0.1 <= scale <= 4 for scale in settings.scales
+    ):
+        raise UserError(f"segmentation.scales={settings.scales!r}; allowed: a tuple of numbers from 0.1 to 4")
+    if not settings.rates or not all(type(rate) is int and rate > 0 for rate in settings.rates):
+        raise UserError(f"segmentation.rates={settings.rates!r}; allowed: a tuple of positive whole numbers")
+    pair = settings.random_scale
+    if (
+        len(pair) != 2
+        or not all(isinstance(scale, int | float) for scale in pair)
+        or not 0.25 <= pair[0] <= pair[1] <= 4
+    ):
+        raise UserError(f"segmentation.random_scale={pair!r}; allowed: (low, high) from 0.25 to 4")
+    if cfg.model.name in specs.ZOO:
+        raise UserError(f"model.name={cfg.model.name!r} with task='segmentation'; allowed: {', '.join(specs.NETWORKS)}")
+    if settings.head == "lr_aspp":
+        _earlier(specs.network(cfg.model))
+
+
+def _is_between(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low <= value <= high
+
+
+def check_data(cfg: Any, dataset: Any) -> None:
+    if "masks" not in dataset.targets:
+        raise UserError(f"task='segmentation': {dataset.name} has no masks, only {', '.join(dataset.targets)}")
+    if cfg.model.num_classes != dataset.classes:
+        raise UserError(f"model.num_classes={cfg.model.num_classes}; {dataset.name} needs {dataset.classes}")
+
+
+def targets(dataset: Any, cfg: Any) -> Targets:
+    """{"masks"}: uint8 [N, H, W], the class of each pixel or `IGNORED`."""
+    return {"masks": dataset.targets["masks"]}
+
+
+def build(cfg: Any, rngs: "nnx.Rngs") -> "nnx.Module":
+    """The backbone without classifier, and the head."""
+    from mnet_jax import models
+    from mnet_jax.models import init
+    from mnet_jax.models.heads import deeplab
+
+    settings, net = cfg.segmentation, specs.network(cfg.model)
+    backbone = models.structure(cfg.model, until="head" if settings.input == "last" else f"block{len(net.blocks)}")
+    earlier, classes = "", cfg.model.num_classes
+    if settings.head == "lr_aspp":
+        earlier, channels = _earlier(net)
+        head = deeplab.LrAspp(net.layer_config, backbone.channels, channels, classes, settings.channels)
+    else:
+        rates = settings.rates if settings.head == "aspp" else ()
+        sizes = backbone.channels, classes, settings.channels
+        head = deeplab.DeepLab(net.layer_config, *sizes, rates, cfg.model.dropout)
+    network = deeplab.Segmenter(backbone, head, earlier, settings.scales, settings.mirror)
+    init.initialize(network, rngs.params(), cfg.model.init)
+    return network
+
+
+def _earlier(net: specs.Network) -> tuple[str, int]:
+    """The last block's output of half the network's output stride, and its channels."""
+    number = max((index for index, block in enumerate(net.blocks) if block.stride > 1), default=0)
+    if not number or net.blocks[number].stride != 2:
+        raise UserError("segmentation.head='lr_aspp' needs a feature map of half the output stride before the last one")
+    return f"block{number}", net.blocks[number - 1].channels
+
+
+def augment(
+    key: "jax.Array",
+    images_BHWC: "jax.Array",
+    targets: Targets,
+    cfg: Any,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> tuple["jax.Array", Targets]:
+    """Random size, shift and mirror image of images and masks alike; what comes in from outside is gray and ignored."""
+    import jax
+
+    from mnet_jax.data import augment
+
+    data, key_place, key_jitter = cfg.data, *jax.random.split(key)
+    x_BHWC = augment.jitter(key_jitter, images_BHWC, data.jitter) if data.jitter else images_BHWC
+    x_BHWC = augment.normalize(x_BHWC, mean, std)
+    places = augment.places(key_place, images_BHWC.shape[:3], cfg.segmentation.random_scale, data.shift, data.flip)
+    masks_BHW = augment.move_masks(targets["masks"], places, IGNORED)
+    return augment.move_images(x_BHWC, places), {**targets, "masks": masks_BHW}
+
+
+def loss(
+    logits_BHWK: "jax.Array", targets: Targets, cfg: Any, teacher: Any
+) -> tuple["jax.Array", dict[str, "jax.Array"]]:
+    """Mean cross-entropy in nats over the pixels of the batch that are not ignored.
+
+    Its part is the share of each image's pixels that have the right class.
+    """
+    import jax.numpy as jnp
+    import optax
+
+    del teacher
+    masks_BHW = targets["masks"].astype(jnp.int32)
+    counts_BHW = masks_BHW != IGNORED
+    classes_BHW = jnp.where(counts_BHW, masks_BHW, 0)
+    nll_BHW = optax.softmax_cross_entropy_with_integer_labels(logits_BHWK, classes_BHW)
+    pixels_B = jnp.sum(counts_BHW, (1, 2)).astype(nll_BHW.dtype)
+    value = jnp.sum(jnp.where(counts_BHW, nll_BHW, 0)) / jnp.maximum(jnp.sum(pixels_B), 1)
+    right_BHW = counts_BHW & (jnp.argmax(logits_BHWK, -1) == classes_BHW)
+    right_B = jnp.sum(right_BHW, (1, 2)).astype(jnp.float32)
+    return value, {"pixel_accuracy": jnp.sum(right_B / jnp.maximum(pixels_B.astype(jnp.float32), 1))}
+
+
+def sums(logits_BHWK: "jax.Array", targets: Targets, mask_B: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
+    """{"confusion"}: pixels by true and predicted class, int32 [K, K]."""
+    import jax
+    import jax.numpy as jnp
+
+    classes = logits_BHWK.shape[-1]
+    B = len(logits_BHWK)
+    true_BPK = jax.nn.one_hot(targets["masks"].reshape(B, -1).astype(jnp.int32), classes)  # none of them for `IGNORED`
+    predicted_BPK = jax.nn.one_hot(jnp.argmax(logits_BHWK, -1).reshape(B, -1), classes)
+    # Exact in float32: an image has fewer than 2^24 pixels.
+    confusion_BKK = jnp.einsum("bpk,bpl->bkl", true_BPK, predicted_BPK, precision="highest").astype(jnp.int32)
+    return {"confusion": jnp.sum(jnp.where(mask_B[:, None, None] > 0, confusion_BKK, 0), 0)}
+
+
+def score(sums: Mapping[str, Any], kept: Mapping[str, Any], cfg: Any) -> dict[str, float]:
+    """Mean over the classes that occur, in truth or prediction, of intersection over union; and pixel accuracy."""
+    confusion_KK = np.asarray(sums["confusion"], np.float64)
+    if not confusion_KK.sum():
+        raise UserError("every pixel of the held-out masks is ignored; allowed: masks with pixels of some class")
+    shared_K = np.diag(confusion_KK)
+    union_K = confusion_KK.sum(0) + confusion_KK.sum(1) - shared_K
+    iou = {number: float(shared_K[number] / union_K[number]) for number in np.flatnonzero(union_K).tolist()}
+    return {
+        "mean_iou": float(np.mean(list(iou.values()))),
+        "pixel_accuracy": float(shared_K.sum() / confusion_KK.sum()),
+        **{f"iou/{number}": value for number, value in iou.items()},
+    }
+
+
+def predict(logits_BHWK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
+    """The most likely class of each pixel, uint8 [B, H, W], and its probability, float32 [B, H, W]."""
+    import jax
+    import jax.numpy as jnp
+
+    probabilities_BHWK = jax.nn.softmax(logits_BHWK.astype(jnp.float32))
+    masks_BHW = jnp.argmax(logits_BHWK, -1).astype(jnp.uint8)
+    return {"masks": masks_BHW, "probabilities": jnp.max(probabilities_BHWK, -1)}
+
+
+DRAWN = 4
+"""Best and worst images that the report shows, each."""
+
+LOOKED_AT = 256
+"""Held-out images that they are the best and worst of."""
+
+
+def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
+    """Predicted masks of the first arm's seed 0, and the IOU of each class over that arm's seeds."""
+    from mnet_jax import experiment, figures, results, stats, trained
+    from mnet_jax import sweep as sweeps
+    from mnet_jax.data import dataset as datasets
+    from mnet_jax.data import masks
+
+    arm = sweep.arms[0]
+    runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
+    lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run.name))]
+    weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
+    if not lines or not weights[0].exists():
+        return
+    code = experiment.code_of(workdir, sweep)
+    cfg = sweeps.arm_config(sweep.config, arm)
+    dataset = code.load_dataset(cfg.data)
+    by_class = {
+        name: (stats.estimate(values), values)
+        for number, name in enumerate(dataset.class_names)
+        if (values := [100 * line[f"iou/{number}"] for line in lines if f"iou/{number}" in line])
+    }
+    iou = Metric("iou", "IOU", "%", 1)
+    caption = f"Intersection over union of each class; the seeds of {arm.name} with mean and 95 % t-interval."
+    yield "Classes", figures.seeds(by_class, iou), caption
+    if code:  # the network is then defined by the experiment file
+        return
+    network = trained.load(weights[0])
+    test = datasets.split(dataset, runs[0].seed, cfg.data.train_size, cfg.data.holdout).test[:LOOKED_AT]
+    images_NHWC, truth_NHW = dataset.in_memory()[test], dataset.targets["masks"][test]
+    predicted_NHW = network.predict(images_NHWC)["masks"]
+    per_image_N = np.array([_image_iou(*pair, dataset.classes) for pair in zip(truth_NHW, predicted_NHW, strict=True)])
+    order = np.argsort(-per_image_N, kind="stable")
+    shown = np.concatenate([order[:DRAWN], order[-DRAWN:]])
+    rows = {
+        "image": images_NHWC[shown],
+        "truth": masks.overlay(images_NHWC[shown], truth_NHW[shown]),
+        "predicted": masks.overlay(images_NHWC[shown], predicted_NHW[shown]),
+    }
+    caption = f"The {DRAWN} images with the highest and the {DRAWN} with the lowest mean IOU of the first {len(test)} "
+    caption += f"held-out ones; {arm.name}, seed {runs[0].seed}. Colors are VOC's palette; white is ignored."
+    yield "Masks", figures.contact_sheet(rows), caption
+
+
+def _image_iou(truth_HW: np.ndarray, predicted_HW: np.ndarray, classes: int) -> float:
+    """Mean IOU of one image; 0 where all of it is ignored."""
+    counted = truth_HW != IGNORED
+    pairs = truth_HW[counted].astype(np.int64) * classes + predicted_HW[counted]
+    confusion_KK = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return score({"confusion": confusion_KK}, {}, None)["mean_iou"] if counted.any() else 0.0
+
+
+TASK = Task(
+    name="segmentation",
+    metrics=metrics,
+    fields=FIELDS,
+    check=check,
+    check_data=check_data,
+    targets=targets,
+    build=build,
+    augment=augment,
+    loss=loss,
+    sums=sums,
+    score=score,
+    predict=predict,
+    pictures=pictures,
+)
