@@ -24,6 +24,20 @@ def madds(layers: Layers) -> int:
     return sum(layer.madds for layer in layers)
 
 
+def madds_on_padded_grids(layers: Layers) -> int:
+    """Multiply-adds where a dilated convolution is computed by space-to-batch, as the papers' TensorFlow does.
+
+    Height and width of its output are then filled up to multiples of the dilation.
+    """
+    total = 0
+    for layer in layers:
+        padded, exact = 1, 1
+        for length, rate in zip(layer.output_shape, layer.dilation, strict=False):
+            padded, exact = padded * -(-length // rate) * rate, exact * length
+        total += layer.madds * padded // exact
+    return total
+
+
 def weights(layers: Layers) -> int:
     """Kernels of convolutions and dense layers: the papers' parameters."""
     return sum(layer.params - layer.biases for layer in layers if layer.type in WEIGHTED)
@@ -87,6 +101,7 @@ def elements(layers: Layers, type: str) -> int:
 
 CONVENTIONS: Mapping[str, Callable[[Layers], int]] = {
     "MAdds": madds,
+    "MAdds on padded grids": madds_on_padded_grids,
     "MAdds without the classifier": lambda layers: madds(without_classifier(layers)),
     "MAdds of convolutions": lambda layers: madds(convolutions(layers)),
     # Figure 5 of the V2 paper, and the table of the V1 README.

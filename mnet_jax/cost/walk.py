@@ -28,6 +28,7 @@ class Layer:
     `madds`    multiply-adds; `padding_madds` of them meet a zero of the padding.
     `flops`    of convolutions and dense layers as practitioners count them: (2 K K M - 1) H' W' N and
                (2 Ci - 1) Co, with M the input channels of a group; 0 for other types, whose elements tell.
+    `dilation` of convolutions: how many pixels apart the elements of the kernel meet the input.
     `params`   trainable ones, `biases` of them biases; `statistics` the others, such as a norm's moving averages.
     `activation_bytes`  of the output; `memory_access_bytes`  of inputs, output and parameters.
     """
@@ -48,6 +49,7 @@ class Layer:
     statistics: int = 0
     activation_bytes: int = 0
     memory_access_bytes: int = 0
+    dilation: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -252,6 +254,7 @@ class Walk:
             kernel=size,
             stride=params["window_strides"],
             groups=groups,
+            dilation=params["rhs_dilation"],
             madds=times * madds,
             padding_madds=times * (madds - inside),
             flops=times * flops,
