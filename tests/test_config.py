@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import pytest
 from tiny import OVERRIDES
 
-from mnet_jax import config, experiment, ops, optim, results, sharding, step, sweep
+from mnet_jax import config, experiment, optim, results, sharding, step, sweep
 from mnet_jax.data import builtin
 from mnet_jax.errors import UserError
 from mnet_jax.models import blocks, init, layers, specs, zoo
+from mnet_jax.ops import formulation
 from mnet_jax.tasks import classification
 
 
@@ -104,7 +105,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),
-        ("model.formulation", ops.FORMULATIONS),
+        ("model.formulation", formulation.FORMULATIONS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),
     ],

@@ -43,5 +43,5 @@ def assert_close(now, stored, changed):
         for line, was in zip([run["metrics"], *run["lines"]], [before["metrics"], *before["lines"]], strict=True):
             assert line.keys() == was.keys(), changed
             for key, value in line.items():
-                tolerance = {"abs": 0.01} if "accuracy" in key else {"rel": 1e-4}
-                assert value == pytest.approx(was[key], **tolerance), f"{name}, {key}{changed}"
+                close = pytest.approx(was[key], abs=0.01) if "accuracy" in key else pytest.approx(was[key], rel=1e-4)
+                assert value == close, f"{name}, {key}{changed}"

@@ -308,7 +308,8 @@ def test_several_passes_average_probabilities_in_an_evaluation_only():
         logits = [one.one_pass(image, (32, 32), None, None)[0] for image in (x, half)]
         return sum(map(jax.nn.softmax, logits))
 
-    expected = (share(x) + share(x[:, :, ::-1])[:, :, ::-1]) / 4
+    mirrored = share(x[:, :, ::-1])
+    expected = (share(x) + mirrored[:, :, ::-1]) / 4  # pyrefly: ignore
     np.testing.assert_allclose(jnp.exp(several(x)[0]), expected, rtol=1e-4, atol=1e-6)
     several.train()
     one.train()

@@ -172,10 +172,13 @@ UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
 
 
 def write_rows(workdir, plan, accuracy):
-    for run in plan.runs:
-        row = dict.fromkeys(results.ROW_KEYS) | {part: {} for part in results.ROW_PARTS}
-        row |= {"run": run.name, "arm": run.arm, "seed": run.seed, "metrics": {"accuracy": accuracy(run)}}
-        results.write_row(workdir, row)
+    device = {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1}
+    for job, run in ((job, run) for job in plan.jobs for run in job.runs):
+        arm = plan.arm(run.arm)
+        row = {"experiment": plan.experiment, "scale": plan.scale, "run": run.name, "arm": run.arm, "seed": run.seed}
+        row |= {"lr": arm.lr, "overrides": arm.overrides, "program": job.program, "device": device}
+        row |= {"cost": {}, "versions": {}, "data": {}, "timing": {}, "diverged_at": None}
+        results.write_row(workdir, row | {"metrics": {"accuracy": accuracy(run)}})
 
 
 def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):

@@ -63,7 +63,7 @@ def test_the_score_is_that_of_every_held_out_image_in_order(ranked):
     network = models.load(results.run_dir(folder, "relu6-s1") / "weights.safetensors", file=FILE)
     dataset = load.from_config(network.cfg.data)
     test = feed.split(dataset, 1, 64).test
-    outputs = np.asarray(network(dataset.images[test]))[:, 0]
+    outputs = np.asarray(network(dataset.in_memory()[test]))[:, 0]
     row = next(row for row in results.read_rows(folder, plan) if row["run"] == "relu6-s1")
     expected = spearmanr(outputs, dataset.labels_N[test]).statistic
     assert row["metrics"]["correlation"] == pytest.approx(expected, abs=1e-4)
