@@ -173,10 +173,11 @@ UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
 
 def write_rows(workdir, plan, accuracy):
     device = {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1}
-    for job, run in ((job, run) for job in plan.jobs for run in job.runs):
+    programs = {run: job.program for job in plan.jobs for run in job.runs}
+    for run, program in programs.items():
         arm = plan.arm(run.arm)
         row = {"experiment": plan.experiment, "scale": plan.scale, "run": run.name, "arm": run.arm, "seed": run.seed}
-        row |= {"lr": arm.lr, "overrides": arm.overrides, "program": job.program, "device": device}
+        row |= {"lr": arm.lr, "overrides": arm.overrides, "program": program, "device": device}
         row |= {"cost": {}, "versions": {}, "data": {}, "timing": {}, "diverged_at": None}
         results.write_row(workdir, row | {"metrics": {"accuracy": accuracy(run)}})
 
