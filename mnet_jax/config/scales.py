@@ -136,10 +136,10 @@ def _scenes_masks(config: ConfigDict) -> None:
             "data.flip": True,
             "segmentation.channels": 32,
             "segmentation.rates": (2, 3, 4),
-            "segmentation.random_scale": (0.5, 2.0),
-            "train.epochs": 4,
+            "segmentation.random_scale": (0.75, 1.25),
+            "train.epochs": 10,
             "train.batch_size": 32,
-            "train.eval_every": 2,
+            "train.eval_every": 5,
             "optim.lr": 0.3,
         },
     )
