@@ -88,7 +88,7 @@ def test_deviations_are_the_layers_own_without_what_shortcuts_add(images, shortc
     cfg = setting(shortcut=shortcut, project_act=act)
     network = lively(cfg)
     found, x = measure(cfg, network, images), network.stem(augment.normalize(images, MEAN, STD), network.act)
-    low, high = network.project_act
+    low, high = network.project_bounds
     inner = {}
     for block, measured in zip(network.blocks, found, strict=True):
         e = block.expand(x, block.act) if hasattr(block, "expand") else x
@@ -197,7 +197,7 @@ def test_a_layer_that_is_dead_throughout_is_little_used_throughout(images):
 @pytest.mark.parametrize(
     ("overrides", "metrics"),
     [
-        ({"split": 2}, set(analysis.METRICS)),
+        ({"split": 2}, {metric.name for metric in analysis.METRICS}),
         ({"conv": "full"}, {"dead_bottleneck", "active_share", "active_sd", "above_threshold"}),
         (V1, {"dead_depthwise", "little_used_depthwise"}),
         ({**V1, "conv": "full"}, set()),
