@@ -169,7 +169,8 @@ FILES = [
     ("yield {", "1 / 0; yield {", "sweep(config) raises ZeroDivisionError"),
     (
         f'for act in ({LINEAR_AND_RELU6}):\n        yield {{"model.project_act": act}}',
-        'yield {"name": "a"}\n    yield {"name": "b", "optim.lr": 0.3}\n    yield {"name": "b@lr0.1", "model.width": 2.0}',
+        'yield {"name": "a"}\n    yield {"name": "b", "optim.lr": 0.3}\n'
+        '    yield {"name": "b@lr0.1", "model.width": 2.0}',
         "'b@lr0.1' is the name of arm 'b' at the baseline's rate; choose another",
     ),
 ]
