@@ -263,10 +263,10 @@ def test_a_run_ends_with_its_measures_and_the_command_finds_the_same(trained, ca
     folder, plan = trained
     rows = {row["run"]: row for row in results.read_rows(folder, plan)}
     arrays = {name: results.read_arrays(folder, name) for name in rows}
-    assert set(analysis.METRICS) < rows["relu6-s1"]["metrics"].keys()
+    assert {metric.name for metric in analysis.METRICS} < rows["relu6-s1"]["metrics"].keys()
     lost = rows["relu6-s1"]["metrics"].copy()
-    for name in analysis.METRICS:
-        del rows["relu6-s1"]["metrics"][name]
+    for metric in analysis.METRICS:
+        del rows["relu6-s1"]["metrics"][metric.name]
     results.write_row(folder, rows["relu6-s1"])
     results.write_arrays(folder, "relu6-s1", {"of another kind": np.arange(2)})
     command.main([str(folder), "relu6-s1"])

@@ -261,7 +261,7 @@ def test_split_computes_the_same_with_less_memory():
     ("name", "fields", "resolution", "message"),
     [
         ("mobilenet_v22", {}, 224, "did you mean 'mobilenet_v2'"),
-        ("mobilenet_v2", {"width": 0.0}, 224, "model.width=0.0; allowed: at least"),
+        ("mobilenet_v2", {"width": 0.0}, 224, "model.width=0.0; allowed: from 0.001 to 100"),
         ("mobilenet_v2", {}, 16, "16x16x3 is too small for the strides of mobilenet_v2: blocks.13.depthwise"),
         ("mobilenet_v2", {}, 0, "0x0x3; allowed: sizes of at least 1"),
         ("inception_v3", {}, 32, "inception_v3 does not take an input of 32x32x3: kernel"),

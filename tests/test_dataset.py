@@ -337,7 +337,9 @@ def test_arrays_are_a_data_set():
         assert array.dtype == (np.int32 if name == "labels" else train[1][name].dtype)
         assert not array.flags.writeable
     np.testing.assert_array_equal(dataset.labels_N, dataset.targets["labels"])
-    assert dataset.resized(4).targets is dataset.targets
+    small = dataset.resized(4).targets
+    assert small["masks"].shape == (20, 4, 4)
+    assert all(small[name] is dataset.targets[name] for name in ("labels", "boxes"))
     alone = from_arrays("mine", (train[0], {}))
     assert (alone.classes, alone.has_fixed_test_set) == (0, False)
     np.testing.assert_allclose(alone.mean, (train[0] / 255).mean((0, 1, 2)), rtol=1e-12)
