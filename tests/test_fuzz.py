@@ -21,7 +21,7 @@ from tiny import EXPERIMENT, write
 from mnet_jax import config, experiment, laboratory, main, report, results, runtime, status, sweep
 from mnet_jax.data import load, prepare
 
-COMMON = {"deadline": 20_000, "suppress_health_check": list(HealthCheck), "database": None}
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 SHORT = settings(max_examples=25, derandomize=True, **COMMON)
 LONG = settings(max_examples=1000, **COMMON)
 number = itertools.count()

@@ -260,6 +260,7 @@ def reference_deeplab(x, tensors, blocks, rates, size):
 INF = float("inf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["reduced", "aspp"])
 @pytest.mark.parametrize(
     ("output_stride", "blocks"),
@@ -633,6 +634,7 @@ def finished(tmp_path_factory):
     return folders[0], plan, folders[1]
 
 
+@pytest.mark.slow
 def test_a_run_has_the_metrics_of_the_task_and_logs_the_classes(finished):
     folder, plan, _ = finished
     assert plan.claim.metric == "mean_iou"
@@ -646,6 +648,7 @@ def test_a_run_has_the_metrics_of_the_task_and_logs_the_classes(finished):
     assert 0 < line["pixel_accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(finished):
     whole, plan, stopped = finished
     for run in plan.runs:
@@ -659,6 +662,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished):
         assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_trained_weights_predict_masks(finished):
     folder, plan, _ = finished
     network = trained.load(results.run_dir(folder, plan.runs[0].name) / "weights.safetensors")
@@ -669,6 +673,7 @@ def test_trained_weights_predict_masks(finished):
     assert (predicted["probabilities"] >= 1 / 11 - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_report_shows_masks_and_classes(finished):
     folder, plan, _ = finished
     shown = list(TASKS["segmentation"].pictures(folder, plan))
@@ -678,6 +683,7 @@ def test_the_report_shows_masks_and_classes(finished):
     assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_train_and_evaluate_alike():
     cfg = tiny_config(**{"model.formulation": "shift"})
     dataset = load.from_config(cfg.data)
