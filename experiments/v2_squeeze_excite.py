@@ -7,7 +7,7 @@ an experiment brings a block of its own: `blocks` below, chosen by `model.block`
     python -m mnet_jax.main --config experiments/v2_squeeze_excite.py                  # 36 runs
     python -m mnet_jax.main --config experiments/v2_squeeze_excite.py:cifar10_quick    # 15 runs
 
-Measured: not yet.
+Measured: nothing yet.
 """
 
 from mnet_jax import config

@@ -19,7 +19,7 @@ from mnet_jax.tasks import classification
         ({"model.widht": 0.5}, "no such field 'model.widht'; did you mean 'model.width'?"),
         ({"width": 0.5}, "no such field 'width'; did you mean 'model.width'?"),
         ({"model.width": "half"}, "model.width='half' is not a number"),
-        ({"model.width": 0}, "model.width=0; allowed: at least"),
+        ({"model.width": 0}, "model.width=0; allowed: from 0.001 to 100"),
         ({"train.epochs": 1.5}, "train.epochs=1.5 is not a whole number"),
         ({"train.epochs": 0}, "train.epochs=0; allowed: at least 1"),
         ({"data.flip": "yes"}, "data.flip='yes' is not True or False"),

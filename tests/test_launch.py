@@ -108,7 +108,7 @@ def test_ssh_gives_every_host_its_number(planted):
     status, lines = run("ssh.sh", "--workdir", "a b", env=env, calls=calls, expected=2)
     assert status == 75
     for process, host in enumerate(("quick", "slow")):
-        (line,) = (line for line in lines if f"-tt {host} " in line)
+        (line,) = (line for line in lines if f"-tt -- {host} " in line)
         assert line.endswith(rf"-m mnet_jax.main --workdir a\ b --distributed quick:41234 2 {process}")
 
 
