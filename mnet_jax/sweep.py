@@ -104,7 +104,9 @@ def base_config(experiment: Experiment, scale: str) -> Any:
         base = experiment.get_config(scale)
     except UserError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:  # what the file itself says, such as that it does not take the scale
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:
         raise config.field_error(error, where) from error
     except (Exception, SystemExit) as error:
         raise UserError(f"{where}: get_config raises {type(error).__name__}: {error}") from error
