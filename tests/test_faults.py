@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -201,7 +202,8 @@ def test_silence_is_counted_from_the_last_progress_while_this_process_runs(tmp_p
     assert heartbeat.seconds_silent(7) == 3
     now += 3600
     assert heartbeat.seconds_silent(7) == 3 + workers.MOST_GAP
-    progress = {"process": 7, "time": time.time() + 9999}
+    progress = {"process": 7, "time": time.time() + 9999, "host": socket.gethostname()}
+    progress |= {"runs": ["a"], "step": 1, "steps": 2}
     results.write_atomic(tmp_path / "jobs" / "a" / "progress.json", results.to_json(progress))
     now += 2
     assert heartbeat.seconds_silent(7) == 0
