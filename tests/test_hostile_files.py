@@ -186,3 +186,11 @@ def test_weights_that_all_arms_start_from_are_those_of_the_base_config(tmp_path)
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(UserError, match="text is not a readable safetensors file"):
         make(tmp_path, **{"train.teacher": str(tmp_path / "text")})
+
+
+@pytest.mark.parametrize("words", [["--rounds", "1001"], ["--batch", "0"], ["mobilenet_v2", "--batch", "9999999"]])
+def test_a_benchmark_that_would_take_for_ever_is_refused(words):
+    from mnet_jax.bench import __main__ as bench
+
+    with pytest.raises(UserError, match=f"{words[-1]}; allowed: 1 to"):
+        bench.main(words)

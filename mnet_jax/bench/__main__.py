@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check(args: argparse.Namespace) -> dict[str, Part]:
     """The parts to be measured, with the regimes that are wanted; raises UserError before anything is measured."""
-    flags.check_number("--rounds", args.rounds, 1)
-    flags.check_number("--batch", args.batch, 1)
+    flags.check_number("--rounds", args.rounds, 1, 1000)
+    flags.check_number("--batch", args.batch, 1, 2**20)
     flags.check_number("--resolution", args.resolution, 1, flags.MAX_RESOLUTION)
     flags.check_number("--width", args.width, 0)
     if args.workdir and not args.config:
