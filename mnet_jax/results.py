@@ -332,11 +332,10 @@ def read_row(workdir: Path, sweep: Sweep, run: Run) -> dict[str, Any]:
 
 
 def scored_metrics(row: dict[str, Any], metrics: Iterable[Metric]) -> dict[str, float]:
-    """The metrics of a row as they count: those of a diverged run are the level of guessing (`Metric.diverged`)."""
-    values = dict(row["metrics"])
-    if row["diverged_at"] is not None:
-        values |= {metric.name: metric.diverged for metric in metrics if metric.diverged is not None}
-    return values
+    """The metrics of a row as they count: a diverged run has the level of guessing (`Metric.diverged`), or no score."""
+    if row["diverged_at"] is None:
+        return dict(row["metrics"])
+    return {metric.name: metric.diverged for metric in metrics if metric.diverged is not None}
 
 
 def read_metrics(workdir: Path, run: str) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ def test_runs_of_one_program_are_put_into_jobs(tmp_path):
             "are the same network and settings",
         ),
         ([{"model.act": "relu", "name": "a/b"}], "arm name 'a/b'; allowed"),
-        ([{"model.num_classes": 7}], "model.num_classes=7; digits needs 10"),
-        ([{"data.train_size": 5000}], "5000"),
+        ([{"name": "linear", "model.num_classes": 7}, {"name": "relu6"}], "model.num_classes=7; digits needs 10"),
+        ([{"name": "linear", "data.train_size": 5000}, {"name": "relu6"}], "5000"),
         ([], "yields no row"),
     ],
 )
