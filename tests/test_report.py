@@ -496,7 +496,8 @@ def test_the_page_needs_nothing_else(tmp_path):
 
 def test_files_for_a_paper(tmp_path):
     """CSV reads back as the rows; LaTeX has a cell for each column and no bare special letter."""
-    rows = write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu_6 & 50%")))
+    claim = CLAIM | {"contrasts": (config.greater("linear", "relu_6 & 50%", published=0.62),)}
+    rows = write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu_6 & 50%"), claim=claim))
     summary, drawn = report.write(tmp_path)
     runs = list(csv.DictReader((tmp_path / "tables" / "runs.csv").read_text().splitlines()))
     assert {(run["arm"], int(run["seed"])): float(run["accuracy"]) for run in runs} == pytest.approx(
