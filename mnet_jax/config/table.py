@@ -122,7 +122,7 @@ _COMMON: Mapping[str, Field] = {
     "train.checkpoint_seconds": Field(60.0, "between checkpoints", NONNEGATIVE),
     "train.hang_seconds": Field(3600.0, "without progress after which a worker is killed; 0 = never", NONNEGATIVE),
     "optim.name": Field("rmsprop", "rmsprop is TensorFlow's (V2 6.1)", ("rmsprop", "sgd", "adamw")),
-    "optim.lr": Field(0.045, "learning rate at the start, or after the warm-up (V2 6.1)", Range(0), traced=True),
+    "optim.lr": Field(0.045, "learning rate at the start, or after the warm-up (V2 6.1)", Range(0, 1e38), traced=True),
     "optim.momentum": Field(0.9, "(V2 6.1); beta1 of AdamW", Range(0, 0.9999)),
     "optim.nesterov": Field(False, "Nesterov's momentum (sgd)"),
     "optim.decay": Field(0.9, "of RMSProp's accumulator (V2 6.1); beta2 of AdamW", Range(0, 0.99999)),
