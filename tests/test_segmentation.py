@@ -96,6 +96,7 @@ def test_atrous_blocks_follow_slims_rule():
     assert {dilation for _, dilation in strides_and_dilations("mobilenet_v2", output_stride=8, atrous=False)} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_the_last_map_is_as_much_smaller_as_the_output_stride_says(name, stride):
@@ -111,6 +112,7 @@ def test_the_last_map_is_as_much_smaller_as_the_output_stride_says(name, stride)
     assert x.shape[1:3] == (64 // stride, 64 // stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formulation", ["lax", "shift", "auto"])
 def test_an_atrous_network_computes_the_strided_ones_pixels_and_those_between(formulation):
     """Images of 2^n + 1 pixels: every stride then takes the first, third .. of the pixels."""
@@ -129,6 +131,7 @@ def images(side, channels=3, batch=2):
     return jnp.asarray(np.random.default_rng(1).normal(size=(batch, side, side, channels)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_the_fused_training_step_of_a_dilated_block_is_that_of_lax():
     results = []
     for formulation in ("lax", "auto"):
@@ -151,6 +154,7 @@ def test_an_output_stride_that_is_not_reached_is_refused_with_those_that_are(str
         strides_and_dilations("mobilenet_v2", output_stride=stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", ["block2", "head"])
 def test_until_ends_the_network_and_neither_head_nor_classifier_is_built(until):
     cfg = tiny_config()
@@ -178,6 +182,7 @@ def test_until_an_unknown_map_is_refused():
 # Heads and their costs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "params", "madds", "printed"),
     [
@@ -199,6 +204,7 @@ def test_published_sizes(fields, params, madds, printed):
     assert "unused" not in {layer.type for layer in counted.layers}
 
 
+@pytest.mark.slow
 def test_scales_and_mirror_images_are_counted_as_so_many_passes():
     """Table 7's 152.6 B are the sum of 12 passes at output stride 8; exactly it is 152,334,636,288."""
     cfg = config.at_scale("voc", task="segmentation")
@@ -283,6 +289,7 @@ def test_logits_are_those_of_an_independent_deeplab(head, output_stride, blocks)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_lr_aspp_adds_the_scores_of_two_maps():
     cfg = tiny_config(**{"segmentation.head": "lr_aspp"})
     module = network(cfg)
@@ -299,6 +306,7 @@ def test_lr_aspp_adds_the_scores_of_two_maps():
     np.testing.assert_allclose(logits, deeplab.resize(jnp.asarray(small), (32, 32)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_passes_average_probabilities_in_an_evaluation_only():
     cfg = tiny_config(**{"segmentation.scales": (1.0, 0.5), "segmentation.mirror": True})
     several, one = network(cfg), network(tiny_config())

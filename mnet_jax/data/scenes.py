@@ -149,7 +149,7 @@ NAMES = ("images", "masks", "boxes", "classes")
 def _read(path: Path) -> list[Part] | None:
     """What `_write` wrote; None where that is missing or damaged."""
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             parts = [[arrays[f"{part}/{name}"] for name in NAMES] for part in ("train", "test")]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
