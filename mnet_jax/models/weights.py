@@ -13,6 +13,9 @@ from mnet_jax import config
 from mnet_jax.errors import UserError
 from mnet_jax.results import write_atomic
 
+HEADER = "mnet_jax"
+"""Key of the header in the file's metadata."""
+
 Tree = Mapping[str, Any]
 """A pure dict of arrays, {"classifier": {"kernel": ...}, ...}."""
 
@@ -55,7 +58,7 @@ def save(path: Path, params: Tree, batch_stats: Tree, header: Mapping[str, Any])
     import safetensors.numpy
 
     tensors = {name: np.asarray(value, order="C") for name, value in flatten(params, batch_stats).items()}
-    metadata = {key: json.dumps(value) for key, value in header.items()}
+    metadata = {HEADER: json.dumps(header)}  # one key: of several, safetensors writes another order in every process
     write_atomic(path, safetensors.numpy.save(tensors, metadata))
 
 
@@ -67,7 +70,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header = {key: json.loads(value) for key, value in metadata.items()}
+        header = json.loads(metadata.get(HEADER, "{}"))
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
     if "config" not in header:
