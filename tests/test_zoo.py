@@ -263,7 +263,7 @@ def checked(name, **fields):
             "model.act='selu'.*; allowed: .*'hard_swish', 'silu', 'gelu'",
         ),
         ("mobilenet_v2", {"project_act": "silu"}, "model.project_act='silu'.*; allowed: 'linear', 'relu', 'relu6'$"),
-        ("shufflenet", {"width": 0}, "model.width=0; allowed: at least"),
+        ("shufflenet", {"width": 0}, "model.width=0; allowed: from 0.001 to 100"),
         ("shufflenet", {"groups": 5}, "model.groups=5; allowed: 1, 2, 3, 4, 8"),
         ("shufflenet", {"blocks": ((250, 4, 2),)}, "a unit from 24 to 250 channels with model.groups=3; allowed"),
         ("shufflenet", {"stem": (25, 2)}, "a unit from 25 to 240 channels with model.groups=3; allowed"),
