@@ -333,15 +333,15 @@ def test_what_is_measured_is_written_before_the_rest_starts(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "0"], "--rounds 0; allowed: at least 1"),
-        (["s8", "--batch", "-1"], "--batch -1; allowed: at least 1"),
+        (["--rounds", "0"], "--rounds 0; allowed: 1 to 1,000"),
+        (["s8", "--batch", "-1"], "--batch -1; allowed: 1 to 1,048,576"),
         (["s8", "--resolution", "0"], "--resolution 0; allowed: 1 to 16,384"),
         (["s8", "--resolution", "100000000000000000000"], "allowed: 1 to 16,384"),
         (["s8", "--width", "nan"], "--width nan; allowed: at least 0"),
         (["--regime", "7"], "--regime 7; the regimes of step are: tiny; other"),
         (["--out", "FILE/folder"], "FILE/folder: Not a directory; allowed: a folder that can be written"),
         (["--out", "FILE"], "FILE: File exists; allowed: a folder that can be written"),
-        (["--data", "--rounds", "0"], "--rounds 0; allowed: at least 1"),
+        (["--data", "--rounds", "0"], "--rounds 0; allowed: 1 to 1,000"),
         (["--data", "--batches", "0"], "--batches 0; allowed: at least 1"),
     ],
 )

@@ -154,6 +154,11 @@ def rendered(workdir):
     return summary, report.to_text(summary), report.to_markdown(summary), report.to_html(summary, ())
 
 
+def words(page):
+    """A page's words, whatever the lines they stand on and the frame around them."""
+    return " ".join(page.replace("│", " ").split())
+
+
 THREE = (arm("linear"), arm("relu6"), arm("relu"))
 
 
@@ -179,7 +184,7 @@ def test_all_renderers_say_the_same_numbers(tmp_path):
             "+0.62 points",
             "0123456789ab",
         ):
-            assert expected in " ".join(page.split())
+            assert expected in words(page)
         assert "PARTIAL" not in page
         assert "WARNING" not in page
     assert (summary.done, summary.total) == (36, 36)
@@ -342,7 +347,7 @@ def test_a_row_without_the_metric_is_refused(tmp_path):
 def test_other_code_or_devices_are_warned_of(tmp_path, change, warning):
     write_workdir(tmp_path, make_sweep(*THREE), change=lambda row: row | change if row["seed"] > 5 else row)
     _, *pages = rendered(tmp_path)
-    assert all(warning in " ".join(page.split()) for page in pages)
+    assert all(warning in words(page) for page in pages)
 
 
 # Learning rates.
@@ -680,7 +685,7 @@ def test_many_metrics_leave_the_terminal_to_the_first(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3), metrics=declared), metrics=metrics)
     _, text, markdown, html = rendered(tmp_path)
     assert max(map(len, text.split("\n"))) <= 100
-    assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in " ".join(text.split())
+    assert "Also measured, on the page: inside 2, inside 3, inside 4, inside 5, inside 6" in words(text)
     for page in (markdown, html):
         assert "6.10 [5.85, 6.35]" in page
 
@@ -693,7 +698,7 @@ def test_the_page_says_that_the_seeds_followed_from_the_width(tmp_path):
     d = paired(rows, "relu", "linear")
     half = scipy_stats.t.ppf(0.975, 3) * d[:4].std(ddof=1) / math.sqrt(12)
     for page in pages:
-        words_of = " ".join(page.replace("│", " ").split())
+        words_of = words(page)
         assert "The number of seeds, 12, followed from the width" in words_of
         assert "4, then as many as their spread asked for" in words_of
         assert f"{d.mean():+.2f} [{d.mean() - half:+.2f}, {d.mean() + half:+.2f}]" in words_of
@@ -762,7 +767,7 @@ def test_a_diverged_run_without_a_score_is_left_out_and_named(tmp_path):
     assert summary.verdicts[0].difference.n == 11
     assert summary.done == 36
     for page in pages:
-        words_of = " ".join(page.replace("│", " ").split())
+        words_of = words(page)
         assert "relu6-s3 diverged at step 120 and has no score in median distance: it is left out" in words_of
         assert "median distance, km" in words_of
         assert "0.0 km [" in words_of
