@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnet_jax import config, sharding, step, sweep
+from mnet_jax import arm_cost, config, sharding, step
+from mnet_jax.arms import arm_config
 from mnet_jax.experiment import Code
 from mnet_jax.results import Sweep
 
@@ -45,13 +46,13 @@ def compiled(cfg: Any, code: Code, runs: int, devices: Sequence[jax.Device]) -> 
 
     A teacher's network is left out.
     """
-    batch, dataset = cfg.train.batch_size, sweep.planned_dataset(cfg, code)
+    batch, dataset = cfg.train.batch_size, arm_cost.planned_dataset(cfg, code)
     task, channels = code.task_of(cfg), dataset.shape[-1]
     mesh = sharding.mesh(runs, batch, devices)
     program = step.build(task, cfg, runs, (0.5,) * channels, (0.25,) * channels, 1, mesh, code.optimizer)
     state = jax.eval_shape(program.init, jax.ShapeDtypeStruct((runs,), jnp.int32))
     traced = jax.tree.map(lambda _: jax.ShapeDtypeStruct((runs,), jnp.float32), config.traced_values(cfg))
-    images = jax.ShapeDtypeStruct((runs, 1, batch, *sweep.image_size(cfg, dataset), channels), jnp.uint8)
+    images = jax.ShapeDtypeStruct((runs, 1, batch, *arm_cost.image_size(cfg, dataset), channels), jnp.uint8)
     targets = {
         name: jax.ShapeDtypeStruct((runs, 1, batch, *array.shape[1:]), array.dtype)
         for name, array in task.targets(dataset, cfg).items()
@@ -114,8 +115,8 @@ def table_for_sweep(swept: Sweep, code: Code, devices: int, bandwidth: float = 0
     for job in swept.jobs:
         if job.program not in seen:
             seen.add(job.program)
-            cfg = sweep.arm_config(swept.config, swept.arm(job.runs[0].arm))
-            height, width = sweep.image_size(cfg, sweep.planned_dataset(cfg, code))
+            cfg = arm_config(swept.config, swept.arm(job.runs[0].arm))
+            height, width = arm_cost.image_size(cfg, arm_cost.planned_dataset(cfg, code))
             arms = dict.fromkeys(run.arm for other in swept.jobs if other.program == job.program for run in other.runs)
             needs = needs_for(cfg, code, len(job.runs), devices)
             batch = f"batch {cfg.train.batch_size} of {height} x {width}, {len(job.runs)} runs a job"

@@ -121,9 +121,9 @@ def minutes(plans: Sequence[Plan], processes: int | None = None) -> str:
 
 
 def _trains(plan: Plan) -> bool:
-    from mnet_jax import sweep
+    from mnet_jax.arms import arm_config
 
-    cfg = sweep.arm_config(plan.sweep.config, plan.sweep.arms[0])
+    cfg = arm_config(plan.sweep.config, plan.sweep.arms[0])
     return plan.experiment.code.task_of(cfg).trains
 
 
@@ -133,7 +133,7 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
     `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
     when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
     """
-    from mnet_jax import sharding, sweep
+    from mnet_jax import jobs, sharding, sweep
 
     while True:
         if sharding.is_first():
@@ -146,33 +146,33 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
             break
     if sharding.is_first():
         summaries = report([plan.workdir for plan in plans], out)
-        left = sum(len(sweep.left(plan.workdir, plan.sweep)) for plan in plans)
-        failures += [line for plan in plans for line in sweep.stopped(plan.workdir, plan.sweep)]
+        left = sum(len(jobs.left(plan.workdir, plan.sweep)) for plan in plans)
+        failures += [line for plan in plans for line in jobs.stopped(plan.workdir, plan.sweep)]
         for line in failures:
             logging.error(line)
         if left:
-            jobs = sum(len(plan.sweep.jobs) for plan in plans)
-            logging.info("%d of %d jobs are left; the same command goes on", left, jobs)
+            all_jobs = sum(len(plan.sweep.jobs) for plan in plans)
+            logging.info("%d of %d jobs are left; the same command goes on", left, all_jobs)
         status = (1 if failures else 75) if left else int(len(summaries) < len(plans))
     return sharding.broadcast_from_first(status)  # the others wait for the report: to end early would be to fail
 
 
 def _written(plan: Plan) -> Plan:
-    from mnet_jax import sweep
+    from mnet_jax import jobs, sweep
 
     widened = sweep.with_more_seeds(plan.workdir, plan.sweep)
-    return Plan(plan.experiment, sweep.write(plan.workdir, widened, plan.experiment), plan.workdir)
+    return Plan(plan.experiment, jobs.write(plan.workdir, widened, plan.experiment), plan.workdir)
 
 
 def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, list[str]]:
     """In this process or in one for each core; returns the exit status and a line for each worker that failed."""
     import jax
 
-    from mnet_jax import progress, sharding, sweep, worker
+    from mnet_jax import jobs, progress, sharding, worker
 
     if not sharding.is_first():
         return worker.work([plan.workdir for plan in plans]), []
-    left = {plan.workdir: len(jobs) for plan in plans if (jobs := sweep.left(plan.workdir, plan.sweep))}
+    left = {plan.workdir: len(some) for plan in plans if (some := jobs.left(plan.workdir, plan.sweep))}
     several = jax.process_count() > 1
     pins = worker_pins(processes, sum(left.values()))
     if not left and not several:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mnet_jax import config, results, sharding, step, sweep
+from mnet_jax import config, jobs, results, sharding, step
+from mnet_jax.arms import arm_config
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Code
 from mnet_jax.models import weights
@@ -34,8 +35,8 @@ class Source(NamedTuple):
 def load(workdir: Path, plan: Sweep, run: Run) -> dict[str, Source]:
     """Role -> the weights that this run needs; UserError where a file is not there or not the planned one."""
     arm = plan.arm(run.arm)
-    cfg = sweep.arm_config(plan.config, arm)
-    runs = {need.role: needed for need, needed in sweep.needed_runs(plan, run)}
+    cfg = arm_config(plan.config, arm)
+    runs = {need.role: needed for need, needed in jobs.needed_runs(plan, run)}
     sources = {}
     for need in arm.needs:
         path, record = Path(need.file), {"role": need.role, "file": need.file}
@@ -82,7 +83,7 @@ def teacher_network(plan: Sweep, run: Run, sources: dict[str, Source], code: Cod
         return None
     need = next(need for need in plan.arm(run.arm).needs if need.role == "teacher")
     if need.arm:
-        cfg = sweep.arm_config(plan.config, plan.arm(need.arm))
+        cfg = arm_config(plan.config, plan.arm(need.arm))
         return step.Network(code.task_of(cfg), cfg)
     cfg = config.unflatten(sources["teacher"].header["config"])
     return step.Network(TASKS[cfg.task], cfg)

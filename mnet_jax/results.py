@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 
@@ -139,6 +139,12 @@ class Job:
     name: str
     program: str
     runs: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, program: str, runs: tuple[Run, ...]) -> Self:
+        """The job of these runs; its name says which they are, so that a checkpoint under it is theirs."""
+        name = runs[0].name if len(runs) == 1 else f"{runs[0].name}+{len(runs) - 1}-{runs[-1].name}"
+        return cls(name, program, runs)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Values read from JSON, checked against the types that the code reads them as."""
 
 import functools
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -90,3 +91,8 @@ def _words(kind: Any) -> str:
     if shape is types.UnionType:
         return " or ".join(map(_words, arguments))
     return WORDS.get(kind) or ("a list" if shape in (list, tuple) else "a dict")
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON reads it back, so that a plan in memory equals the one on disk."""
+    return json.loads(json.dumps(value))

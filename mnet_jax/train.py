@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import mnet_jax
-from mnet_jax import analysis, config, experiment, feed, needs, optim, provenance, results, sharding, step, sweep
+from mnet_jax import analysis, arm_cost, config, experiment, feed, needs, optim, provenance, results, sharding, step
+from mnet_jax.arms import arm_config
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.errors import UserError
 from mnet_jax.metrics_log import MetricsLog
@@ -64,7 +65,7 @@ def train(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock:
 
 def measure(workdir: Path, plan: Sweep, job: Job, stop: Callable[[], bool], clock: Clock) -> None:
     """Runs the task of a job that trains nothing: all seeds at once."""
-    cfg = sweep.arm_config(plan.config, plan.arm(job.runs[0].arm))
+    cfg = arm_config(plan.config, plan.arm(job.runs[0].arm))
     task = experiment.code_of(workdir, plan).task_of(cfg)
     assert task.measure
     with clock.spent("steps"):
@@ -86,7 +87,7 @@ class Training:
 
     def __init__(self, workdir: Path, plan: Sweep, job: Job, clock: Clock):
         self.workdir, self.plan, self.job, self.clock = workdir, plan, job, clock
-        self.cfgs = [sweep.arm_config(plan.config, plan.arm(run.arm)) for run in job.runs]
+        self.cfgs = [arm_config(plan.config, plan.arm(run.arm)) for run in job.runs]
         self.cfg, seeds = self.cfgs[0], [run.seed for run in job.runs]
         data, batch = self.cfg.data, self.cfg.train.batch_size
         with clock.spent("start"):
@@ -339,7 +340,7 @@ class Training:
             "mean": self.dataset.mean,
             "std": self.dataset.std,
             "class_names": self.dataset.class_names,
-            "input_shape": [*sweep.image_size(self.cfg, self.dataset), self.dataset.shape[-1]],
+            "input_shape": [*arm_cost.image_size(self.cfg, self.dataset), self.dataset.shape[-1]],
         }
 
     def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mnet_jax import results, runtime, sharding, sweep, train, workers
+from mnet_jax import jobs, results, runtime, sharding, train, workers
+from mnet_jax.arms import arm_config
 from mnet_jax.experiment import code_of
 from mnet_jax.results import Job, Sweep
 
@@ -44,7 +45,7 @@ def work_on(workdir: Path, plan: Sweep, stop: Callable[[], bool], started: float
 
     Returns `started`, or 0 once a run has counted the time from there.
     """
-    trains = code_of(workdir, plan).task_of(sweep.arm_config(plan.config, plan.arms[0])).trains
+    trains = code_of(workdir, plan).task_of(arm_config(plan.config, plan.arms[0])).trains
     run_job = train.train if trains else train.measure
     while True:
         with contextlib.ExitStack() as stack:
@@ -66,9 +67,9 @@ def _claim(workdir: Path, plan: Sweep, stack: contextlib.ExitStack) -> int:
     number = NONE
     if sharding.is_first():
         try:
-            job: Job | None = sweep.next_job(workdir, plan, {key[0] for key in train.compiled_programs}, stack)
+            job: Job | None = jobs.next_job(workdir, plan, {key[0] for key in train.compiled_programs}, stack)
             number = plan.jobs.index(job) if job else NONE
-        except sweep.Waiting:
+        except jobs.Waiting:
             number = WAIT
     return sharding.broadcast_from_first(number)
 

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from tiny import OVERRIDES, write
 
-from mnet_jax import experiment, laboratory, models, results, sweep, worker
+from mnet_jax import experiment, jobs, laboratory, models, results, sweep, worker
 from mnet_jax.errors import UserError
 
 SETTINGS = OVERRIDES | {"seeds": 1, "train.epochs": 1}
@@ -98,7 +98,7 @@ def never():
 
 def make(folder, text):
     loaded = experiment.load(write(folder, text))
-    return sweep.write(folder / "work", sweep.plan(loaded, "digits", {}, "train", "the command"), loaded)
+    return jobs.write(folder / "work", sweep.plan(loaded, "digits", {}, "train", "the command"), loaded)
 
 
 def tensors(folder, run):

@@ -19,7 +19,7 @@ import test_main
 from test_train import chunks_of_three, make, never, rows, unbroken  # noqa: F401 (fixtures)
 from tiny import write
 
-from mnet_jax import experiment, laboratory, locks, report, results, sweep, train, worker, workers
+from mnet_jax import experiment, jobs, laboratory, locks, report, results, train, worker, workers
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import augment
 from mnet_jax.errors import UserError
@@ -179,7 +179,7 @@ def test_a_read_only_workdir_is_named(small_disk):
     plan = make(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(UserError, match=r"disk: no file can be locked there .*Read-only file system.*choose another"):
-        sweep.write(disk, plan)
+        jobs.write(disk, plan)
 
 
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_worker_that_hangs_is_ended_and_the_other_takes_its_job(tmp_path):
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "failed: no progress for 60 s (train.hang_seconds), so it was killed" in err
-    assert not sweep.left(workdir, results.read_sweep(workdir))
+    assert not jobs.left(workdir, results.read_sweep(workdir))
 
 
 @pytest.mark.parametrize(

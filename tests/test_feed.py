@@ -7,7 +7,7 @@ import test_train
 from test_train import never, rows
 from tiny import EXPERIMENT
 
-from mnet_jax import config, feed, results, sharding, sweep, train, worker
+from mnet_jax import config, feed, jobs, results, sharding, train, worker
 from mnet_jax.data import load, pipeline, prepare
 from mnet_jax.data.dataset import split
 from mnet_jax.errors import UserError
@@ -79,7 +79,7 @@ def test_training_stopped_and_resumed_is_unbroken(folder, tmp_path):
         (tmp_path / name).mkdir()
         plans[name] = make(tmp_path / name, folder, seeds=1)
     worker.work_on(tmp_path / "whole", plans["whole"], never)
-    while sweep.left(tmp_path / "broken", plans["broken"]):
+    while jobs.left(tmp_path / "broken", plans["broken"]):
         try:
             worker.work_on(tmp_path / "broken", plans["broken"], lambda: True)
         except train.Preempted:

@@ -12,7 +12,8 @@ from test_step import Bench, digits, settings  # noqa: F401 (a fixture)
 from test_train import make, never
 from tiny import EXPERIMENT
 
-from mnet_jax import results, sweep, trained, worker
+from mnet_jax import results, trained, worker
+from mnet_jax.arms import arm_config
 from mnet_jax.data.dataset import epoch_order, split
 from mnet_jax.tasks import classification
 
@@ -113,7 +114,7 @@ def test_a_line_of_the_curve_by_hand(averaged, digits):  # noqa: F811
     folder, plan = averaged
     images_NHWC = digits.in_memory()
     for seed in (0, 1):
-        cfg = sweep.arm_config(plan.config, plan.arm("still"))
+        cfg = arm_config(plan.config, plan.arm("still"))
         key = jax.random.fold_in(jax.random.key(seed), 0)
         network = classification.TASK.build(cfg, nnx.Rngs(params=key))
         network.train()

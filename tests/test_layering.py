@@ -23,7 +23,9 @@ PARTS = (
 )
 SUMS = (
     ("analysis", "cost", "experiment", "feed", "step"),
-    ("sweep", "trained"),
+    ("arms", "jobs", "trained"),
+    ("arm_cost",),
+    ("sweep",),
 )
 LOOP = (
     ("capacity", "needs", "report", "status"),
@@ -50,8 +52,8 @@ UPWARD = {
     ("tasks.base", "data"),
     ("tasks.base", "models"),
     ("tasks.classification", "data"),
-    *(("tasks.segmentation", room) for room in ("data", "experiment", "figures", "models")),
-    *(("tasks.segmentation", room) for room in ("results", "stats", "sweep", "trained")),
+    *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
+    *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }

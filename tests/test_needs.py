@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from tiny import OVERRIDES, write
 
-from mnet_jax import config, experiment, feed, results, step, sweep, train, worker
+from mnet_jax import config, experiment, feed, jobs, results, step, sweep, train, worker
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
 from mnet_jax.tasks import TASKS
@@ -48,7 +48,7 @@ def make(folder, text=EXPERIMENT, **overrides):
     overrides = {key.replace("__", "."): str(value) for key, value in overrides.items()}
     planned = experiment.load(write(folder, text))
     plan = sweep.plan(planned, "digits", overrides, "train", "the command")
-    return sweep.write(folder, plan, planned)
+    return jobs.write(folder, plan, planned)
 
 
 def tensors(folder, run):
@@ -124,7 +124,7 @@ def test_a_teacher_changes_what_its_student_learns(swept):
 
 def test_stopped_and_resumed_is_bit_for_bit_unbroken(swept, tmp_path):
     plan = make(tmp_path)
-    while sweep.left(tmp_path, plan):
+    while jobs.left(tmp_path, plan):
         looks = itertools.count(1)
         try:
             worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= 3)
@@ -140,8 +140,8 @@ def test_stopped_and_resumed_is_bit_for_bit_unbroken(swept, tmp_path):
 def test_a_diverged_teacher_stops_its_students_with_one_line(tmp_path):
     plan = make(tmp_path, EXPERIMENT.replace('"model.width": 2.0', '"model.width": 2.0, "optim.lr": 1e30'))
     worker.work_on(tmp_path, plan, never)
-    assert {run.arm for job in sweep.left(tmp_path, plan) for run in job.runs} == {"taught", "wider"}
-    lines = sweep.stopped(tmp_path, plan)
+    assert {run.arm for job in jobs.left(tmp_path, plan) for run in job.runs} == {"taught", "wider"}
+    lines = jobs.stopped(tmp_path, plan)
     assert len(lines) == 2
     assert lines[0].startswith("taught-s0 cannot be trained: its teacher, teacher-s0, diverged at step ")
 
@@ -156,8 +156,8 @@ def test_who_needs_a_run_waits_for_it(tmp_path):
     only = replace(plan, jobs=tuple(job for job in plan.jobs if job.runs[0].arm in ("teacher", "taught")))
     with locks.claim(tmp_path, only.jobs[0].runs) as mine, ExitStack() as stack:
         assert mine
-        with pytest.raises(sweep.Waiting):
-            sweep.next_job(tmp_path, only, set(), stack)
+        with pytest.raises(jobs.Waiting):
+            jobs.next_job(tmp_path, only, set(), stack)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny import write
 
-from mnet_jax import experiment, results, runtime, sweep
+from mnet_jax import experiment, jobs, results, runtime, sweep
 
 FAULTS = """
 import resource
@@ -72,7 +72,7 @@ def test_the_second_worker_compiles_nothing_and_trains_the_same_bits(tmp_path):
     file, cache, rows = write(tmp_path), str(tmp_path / "cache"), []
     plan = sweep.plan(experiment.load(file), "digits", {"seeds": "1", "train.epochs": "1"}, "train", "")
     for workdir in (tmp_path / "first", tmp_path / "second"):
-        sweep.write(workdir, plan)
+        jobs.write(workdir, plan)
         status, asked, hits = run(COUNTS, str(workdir), XDG_CACHE_HOME=cache)
         assert (status, hits) == (0, asked if rows else 0)
         assert asked > 3

@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import EXPERIMENT, write
 
-from mnet_jax import config, experiment, locks, results, sweep
+from mnet_jax import config, experiment, jobs, locks, results, sweep
 from mnet_jax.errors import UserError
 
 
@@ -111,19 +111,19 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_workdir_of_another_plan_is_refused_with_the_difference(tmp_path):
-    sweep.write(tmp_path, make(tmp_path))
-    sweep.write(tmp_path, make(tmp_path))
+    jobs.write(tmp_path, make(tmp_path))
+    jobs.write(tmp_path, make(tmp_path))
     with pytest.raises(UserError, match=r"holds another plan \(train.epochs: 3 there, 4 now\)"):
-        sweep.write(tmp_path, make(tmp_path, overrides={"train.epochs": "4"}))
+        jobs.write(tmp_path, make(tmp_path, overrides={"train.epochs": "4"}))
 
 
 def test_seeds_can_be_added_and_not_taken_away(tmp_path):
-    sweep.write(tmp_path, make(tmp_path))
+    jobs.write(tmp_path, make(tmp_path))
     more = make(tmp_path, overrides={"seeds": "5"})
-    sweep.write(tmp_path, more)
+    jobs.write(tmp_path, more)
     assert results.read_sweep(tmp_path) == more
     with pytest.raises(UserError, match=r"runs: linear-s2, relu6-s2, linear-s3 \.\. there, not now"):
-        sweep.write(tmp_path, make(tmp_path))
+        jobs.write(tmp_path, make(tmp_path))
 
 
 def test_one_process_has_the_locks_of_a_job_and_its_death_frees_them(tmp_path):
@@ -142,7 +142,7 @@ def test_one_process_has_the_locks_of_a_job_and_its_death_frees_them(tmp_path):
         with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
             assert not mine
         with contextlib.ExitStack() as stack:
-            assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
+            assert jobs.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
         other.kill()
         other.wait()
     with locks.claim(tmp_path, plan.jobs[0].runs) as mine:
@@ -155,7 +155,7 @@ def test_a_compiled_program_is_preferred(tmp_path):
     first, second = plan.jobs[0].program, plan.jobs[1].program
     assert first != second
     with contextlib.ExitStack() as stack:
-        job = sweep.next_job(tmp_path, plan, {second}, stack)
+        job = jobs.next_job(tmp_path, plan, {second}, stack)
         assert job is not None
         assert job.program == second
 
@@ -163,9 +163,9 @@ def test_a_compiled_program_is_preferred(tmp_path):
 def test_finished_jobs_are_not_left(tmp_path):
     plan = make(tmp_path)
     results.write_row(tmp_path, {"run": "linear-s0"})
-    assert [job.name for job in sweep.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
+    assert [job.name for job in jobs.left(tmp_path, plan)] == ["relu6-s0", "linear-s1", "relu6-s1"]
     with contextlib.ExitStack() as stack:
-        assert sweep.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
+        assert jobs.next_job(tmp_path, plan, set(), stack) == plan.jobs[1]
 
 
 UNTIL = {"seeds_until": "40.0", "seeds_max": "9"}
@@ -185,14 +185,14 @@ def write_rows(workdir, plan, accuracy):
 def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):
     """Differences of 0 and 4 points: sd 2.83, t 12.7, so 3.2 seeds make 40 points; the same rows, the same plan."""
     plan = make(tmp_path, overrides=UNTIL)
-    sweep.write(tmp_path, plan)
+    jobs.write(tmp_path, plan)
     assert sweep.with_more_seeds(tmp_path, plan) == plan
     write_rows(tmp_path, plan, lambda run: 0.9 + 0.04 * (run.arm == "linear") * run.seed)
     wider = sweep.with_more_seeds(tmp_path, plan)
     assert [run.seed for run in wider.runs if run.arm == "relu6"] == [0, 1, 2, 3]
     assert wider.jobs[: len(plan.jobs)] == plan.jobs
     assert {job.program for job in wider.jobs} == {plan.jobs[0].program}
-    sweep.write(tmp_path, wider)
+    jobs.write(tmp_path, wider)
     write_rows(tmp_path, wider, lambda run: 0.9 + 0.04 * (run.arm == "linear") * (run.seed % 2) + run.seed // 2)
     assert sweep.with_more_seeds(tmp_path, wider) == sweep.with_more_seeds(tmp_path, plan) == wider
     narrow = make(tmp_path, overrides=UNTIL | {"seeds_until": "0.1"})
@@ -202,11 +202,11 @@ def test_seeds_follow_from_the_width_once_the_first_are_done(tmp_path):
 @pytest.mark.parametrize(("changed", "message"), [({"seeds": "3"}, "seeds: 2 there, 3 now"), ({}, "seeds_until: 40.0")])
 def test_what_the_width_followed_from_cannot_change(tmp_path, changed, message):
     """That would be to look at the result and go on."""
-    sweep.write(tmp_path, make(tmp_path, overrides=UNTIL))
-    sweep.write(tmp_path, make(tmp_path, overrides=UNTIL | {"seeds_max": "20"}))
+    jobs.write(tmp_path, make(tmp_path, overrides=UNTIL))
+    jobs.write(tmp_path, make(tmp_path, overrides=UNTIL | {"seeds_max": "20"}))
     other = make(tmp_path, overrides=UNTIL | changed if changed else {})
     with pytest.raises(UserError, match=message):
-        sweep.write(tmp_path, other)
+        jobs.write(tmp_path, other)
 
 
 def test_one_seed_gives_no_spread(tmp_path):

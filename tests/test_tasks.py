@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mnet_jax import experiment, feed, laboratory, models, report, results, sharding, sweep, train, worker
+from mnet_jax import experiment, feed, jobs, laboratory, models, report, results, sharding, sweep, train, worker
 from mnet_jax.data import load
 
 FILE = Path(__file__).parent / "ranking.py"
@@ -71,7 +71,7 @@ def test_the_score_is_that_of_every_held_out_image_in_order(ranked):
 
 def test_stopped_and_resumed_gives_the_same_rows(ranked, tmp_path):
     plan = make(tmp_path)
-    while sweep.left(tmp_path, plan):
+    while jobs.left(tmp_path, plan):
         looks = itertools.count(1)
         try:
             worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= 3)

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 from tiny import EXPERIMENT, write
 
-from mnet_jax import experiment, feed, results, sweep, train, trained, worker
+from mnet_jax import experiment, feed, jobs, results, sweep, train, trained, worker
 from mnet_jax.data import builtin
 from mnet_jax.data.dataset import split
 
@@ -93,7 +93,7 @@ def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment)
     """Stops at every `moment`-th look at the signal until all is done."""
     plan = make(tmp_path)
     stops = 0
-    while sweep.left(tmp_path, plan):
+    while jobs.left(tmp_path, plan):
         looks = itertools.count(1)
         try:
             worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= moment)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax import analysis, formatting, results, runtime, stats, sweep
+from mnet_jax import analysis, formatting, results, runtime, stats
+from mnet_jax.arms import arm_config
 from mnet_jax.errors import UserError
 from mnet_jax.tasks.base import Metric
 
@@ -70,7 +71,7 @@ def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple
     from mnet_jax.data import load
     from mnet_jax.models import weights
 
-    cfg = sweep.arm_config(plan.config, plan.arm(row["arm"]))
+    cfg = arm_config(plan.config, plan.arm(row["arm"]))
     dataset = load.from_config(cfg.data)
     if dataset.fingerprint != row["data"]["fingerprint"]:
         raise UserError(

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mnet_jax import config, formatting, sweep, workers
+from mnet_jax import config, formatting, workers
+from mnet_jax.arms import arm_config
 from mnet_jax.bench import harness, step
 from mnet_jax.bench.harness import Contender, Result, Settings, Times
 from mnet_jax.bench.regime import BFLOAT16, V2, Regime
@@ -88,14 +89,14 @@ def latencies(plan: "Sweep", code: "Code", settings: Settings) -> Result:
 
     The result's `times` are {arm: Times}. UserError where the experiment has no networks, or brings its own.
     """
-    if not code.task_of(sweep.arm_config(plan.config, plan.arms[0])).trains:
+    if not code.task_of(arm_config(plan.config, plan.arms[0])).trains:
         raise UserError(f"{plan.experiment}:{plan.scale} has no networks to time; allowed: experiments that train")
     if code.network or code.blocks:
         raise UserError(f"{plan.experiment} brings a network of its own, which the benchmark's processes do not know")
     contenders = {}
     for arm in plan.arms:
         if not arm.same_lr_as:
-            flat = config.flatten(sweep.arm_config(plan.config, arm))
+            flat = config.flatten(arm_config(plan.config, arm))
             fields = {key: value for key, value in flat.items() if key.startswith("model.") and "norm." not in key}
             model = {key.removeprefix("model."): value for key, value in fields.items()}
             regime = Regime(model, int(arm.cost["resolution"]), 1)

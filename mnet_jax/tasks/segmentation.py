@@ -217,7 +217,7 @@ LOOKED_AT = 256
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """Predicted masks of the first arm's seed 0, and the IOU of each class over that arm's seeds."""
     from mnet_jax import experiment, figures, results, stats, trained
-    from mnet_jax import sweep as sweeps
+    from mnet_jax.arms import arm_config
     from mnet_jax.data import dataset as datasets
     from mnet_jax.data import masks
 
@@ -228,7 +228,7 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     if not lines or not weights[0].exists():
         return
     code = experiment.code_of(workdir, sweep)
-    cfg = sweeps.arm_config(sweep.config, arm)
+    cfg = arm_config(sweep.config, arm)
     dataset = code.load_dataset(cfg.data)
     by_class = {
         name: (stats.estimate(values), values)
