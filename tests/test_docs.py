@@ -31,7 +31,8 @@ def test_commands_name_modules_and_experiments_that_are_there(page):
     text = page.read_text()
     for module in re.findall(r"python -m (mnet_jax[\w.]*)", text):
         path = ROOT / module.rstrip(".").replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+        door = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert "main(" in door.read_text(), module
     for experiment in re.findall(r"experiments/(\w+)\.py", text):
         assert (ROOT / "experiments" / f"{experiment}.py").exists(), experiment
 

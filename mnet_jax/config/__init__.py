@@ -7,7 +7,7 @@ says, with the contrasts that decide. What else it may define is in `mnet_jax/ex
 
 from mnet_jax.config.arms import at_resolution, multipliers, rows, tuned
 from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, trend
-from mnet_jax.config.scales import SCALES, at_scale
+from mnet_jax.config.scales import SCALES, SEGMENTATION, at_scale
 from mnet_jax.config.settings import (
     add_fields,
     check,
@@ -35,6 +35,7 @@ __all__ = [
     "PLANNING",
     "POSITIVE",
     "SCALES",
+    "SEGMENTATION",
     "TUNING_SEED",
     "Claim",
     "Contrast",
