@@ -103,6 +103,16 @@ def test_a_probe_trains_the_classifier_and_nothing_else(swept):
         assert np.array_equal(before[name], after[name]) == (not name.startswith("classifier."))
 
 
+def test_each_run_of_a_job_starts_from_its_own_seeds_weights(tmp_path):
+    alone = "\n".join(line for line in EXPERIMENT.splitlines() if "teacher" not in line or line.startswith('"""'))
+    plan = make(tmp_path, alone.replace('"taught", "labels"', '"probe", "labels"'), seeds=2, runs_per_job=2)
+    assert [len(job.runs) for job in plan.jobs] == [2, 2]
+    worker.work_on(tmp_path, plan, never)
+    for seed in range(2):
+        before, after = (tensors(tmp_path, f"{arm}-s{seed}") for arm in ("labels", "probe"))
+        np.testing.assert_array_equal(before["stem.kernel"], after["stem.kernel"])
+
+
 def test_what_fits_is_taken_and_the_rest_is_said(tmp_path, caplog):
     caplog.set_level("INFO")
     plan = make(tmp_path)
