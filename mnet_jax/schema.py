@@ -47,6 +47,15 @@ def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
     raise UserError(f"{place} is {shown if len(shown) < 80 else shown[:77] + '...'}; allowed: {_words(kind)}")
 
 
+def without_format(record: Any, number: int, where: str) -> Any:
+    """The record of a file without its key "format"; UserError where that is there and another number."""
+    if not isinstance(record, dict):
+        return record
+    if record.get("format", number) != number:
+        raise UserError(f"{where} is of another version of mnet_jax; allowed: format {number}")
+    return {name: value for name, value in record.items() if name != "format"}
+
+
 RECORD = "record"
 """The shape of dataclasses and TypedDicts."""
 
