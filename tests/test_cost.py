@@ -334,14 +334,15 @@ def counted(model, side, parts):
 def test_a_network_of_parts_that_were_counted_is_their_sum(name):
     """Exactly, and only where all of them were: not on larger images, nor behind another stride."""
     parts = Parts()
-    *_, classes = counted(network(name, num_classes=7), 32, parts), counted(network(name, num_classes=9), 32, parts)
+    counted(network(name, num_classes=7), 64, parts)
+    classes = counted(network(name, num_classes=9), 64, parts)
     rows = list(specs.NETWORKS[name].blocks)
     rows[-1] = (*rows[-1][:-1], 3 - rows[-1][-1])
-    other = counted(network(name, num_classes=9, blocks=tuple(rows)), 32, parts)
+    other = counted(network(name, num_classes=9, blocks=tuple(rows)), 64, parts)
     for net, shape, total in (classes, other):
         assert parts.total(net, shape) == total
-    mixed = counted(network(name, num_classes=7, blocks=tuple(rows)), 32, Parts())
+    mixed = counted(network(name, num_classes=7, blocks=tuple(rows)), 64, Parts())
     assert parts.total(*mixed[:2]) is None  # behind another stride the images that are pooled have another size
-    assert parts.total(classes[0], (64, 64, 3)) is None
+    assert parts.total(classes[0], (96, 96, 3)) is None
     rows = [(*row[:-1], 1) for row in rows]
-    assert parts.total(specs.resolve(network(name, blocks=tuple(rows))), (32, 32, 3)) is None
+    assert parts.total(specs.resolve(network(name, blocks=tuple(rows))), (64, 64, 3)) is None

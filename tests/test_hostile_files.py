@@ -173,7 +173,9 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
 
 def test_networks_are_counted_once(monkeypatch, tmp_path):
     counted = []
-    monkeypatch.setattr(arm_cost, "_count", lambda cfg, code: counted.append(1) or ("0", {"madds": 1.0, "params": 1}))
+    monkeypatch.setattr(
+        arm_cost, "_count", lambda cfg, code, parts: counted.append(1) or ("0", {"madds": 1.0, "params": 1})
+    )
     plan = make(tmp_path, mode="tune")
     assert len(plan.arms) == 8
     assert len(counted) == 2
