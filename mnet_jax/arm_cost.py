@@ -91,7 +91,7 @@ def _count(cfg: Any, code: Code, parts: "Parts") -> tuple[str, dict[str, float]]
         counted = cost.count(network, input_shape=shape)
         total = count_of(network, counted)
         parts.learn(net, shape, network, counted)
-    of_image = {"resolution": shape[0], "madds": total.madds, "params": total.params}
+    of_image: dict[str, float] = {"resolution": shape[0], "madds": total.madds, "params": total.params}
     return weights.fingerprint_of_shapes(total.shapes), of_image
 
 

@@ -98,8 +98,7 @@ def forked():
         process.start()
         return process
 
-    yield start
-    multiprocessing.forkserver._forkserver._stop()
+    return start
 
 
 def test_three_kills_of_two_workers_leave_the_rows_of_the_unbroken_sweep(tmp_path, forked):
