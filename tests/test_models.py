@@ -519,6 +519,8 @@ HEADER = {"config": {}, "mean": [0.5], "std": [0.5], "class_names": [], "input_s
         ({"format": 2}, "its header is of another version of mnet_jax; allowed: format 1"),
         ({"input_shape": [8, 8]}, "its header: input_shape has 2 entries; allowed: 3"),
         ({"mean": 0.5}, r"its header: mean is 0\.5; allowed: a list"),
+        ({"mean": [float("inf")]}, r"its header: mean \(inf,\), std \(0\.5,\).*; allowed: finite"),
+        ({"std": [0.0]}, r"its header: mean \(0\.5,\), std \(0\.0,\)"),
         ({"config": {"model.widht": 1}}, "is of another version of mnet_jax: config: no such field 'model.widht'"),
         ({"config": {"task": "chess"}}, "is of the task 'chess'; allowed: classification"),
         ({"config": {"model.width": "wide"}}, "is of another version of mnet_jax: config: model.width='wide'"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -100,7 +101,11 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], Header]:
     if not header:
         raise UserError(f"{path} holds no mnet_jax config; allowed: files written at the end of a run")
     where = f"{path}: its header"
-    return tensors, schema.parse(schema.without_format(header, FORMAT, where), Header, where)
+    parsed = schema.parse(schema.without_format(header, FORMAT, where), Header, where)
+    mean, std, shape = parsed["mean"], parsed["std"], parsed["input_shape"]
+    if not (all(map(math.isfinite, (*mean, *std))) and min((*std, *shape), default=1) > 0):
+        raise UserError(f"{where}: mean {mean}, std {std}, input_shape {shape}; allowed: finite, the last two positive")
+    return tensors, parsed
 
 
 def config_of(path: str | Path, header: Header) -> Any:
