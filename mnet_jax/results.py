@@ -14,6 +14,7 @@ A workdir holds::
     latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
     .report.lock                   locked (flock) by the process that writes these
+    .report.json                   what they were made of, so that they are drawn again only when that has changed
 """
 
 import contextlib

@@ -204,6 +204,15 @@ def test_what_prepare_cannot_do_is_refused_before_it_begins(words, message):
         prepare.main(["digits", *words])
 
 
+def test_a_folder_that_is_there_is_no_pattern(tmp_path):
+    folders = [tmp_path / "a#b", tmp_path / "a?b"]
+    for place in folders:
+        place.mkdir()
+    assert main._folders(str(tmp_path / "a?b")) == folders[1:]
+    assert main._folders(str(tmp_path / "a*")) == folders
+    assert main._folders(str(tmp_path / "c*")) == [tmp_path / "c*"]
+
+
 def test_an_interpreter_that_is_not_there_is_refused_before_anything_is_measured():
     from mnet_jax.bench import __main__ as bench
 
