@@ -559,6 +559,8 @@ def test_a_report_is_drawn_again_only_where_something_changed(tmp_path, draws):
     (folders[0] / ".report.json").write_text("{")
     laboratory.report(folders)
     assert draws == [*folders, folders[0], *folders]
+    laboratory.report([folders[1].rename(tmp_path / "c")])
+    assert len(draws) == 5
 
 
 def test_names_are_escaped(tmp_path):

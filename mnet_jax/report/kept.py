@@ -42,20 +42,20 @@ class _Report:
 
 def source(workdir: Path) -> str:
     """A digest of what a report is made of: names, sizes and times of change of the runs' files, and of this code."""
-    files = [_files(folder) for folder in (workdir, *sorted((workdir / "runs").glob("*/")))]
-    return hashlib.sha256(repr((_code(), files)).encode(errors="surrogateescape")).hexdigest()
+    runs = [(folder.name, _files(folder)) for folder in sorted((workdir / "runs").glob("*/"))]
+    return hashlib.sha256(repr((_code(), _files(workdir), runs)).encode(errors="surrogateescape")).hexdigest()
 
 
-def _files(folder: Path) -> tuple[str, list[tuple[str, int, int]]]:
-    """A folder's name, and (name, size, time of change) of its files, but for reports and locks."""
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """(name, size, time of change) of the files of a folder, but for reports and locks."""
     with os.scandir(folder) as entries:
         statuses = {entry.name: entry.stat() for entry in entries if entry.is_file()}
     kept = sorted(name for name in statuses if name != "lock" and not name.startswith((".", "report.")))
-    return folder.name, [(name, statuses[name].st_size, statuses[name].st_mtime_ns) for name in kept]
+    return [(name, statuses[name].st_size, statuses[name].st_mtime_ns) for name in kept]
 
 
 @functools.cache
-def _code() -> list[tuple[str, list[tuple[str, int, int]]]]:
+def _code() -> list[list[tuple[str, int, int]]]:
     package = Path(mnet_jax.__file__).parent
     return [_files(folder) for folder in (package, *sorted(package.rglob("*/"))) if folder.name != "__pycache__"]
 
