@@ -16,22 +16,27 @@ from mnet_jax.models import specs
 from mnet_jax.results import Arm
 
 if TYPE_CHECKING:
+    from mnet_jax.cost.parts import Parts
     from mnet_jax.data.dataset import Dataset
 
 
 def with_costs(arms: dict[str, Arm], base: Mapping[str, Any], experiment: Experiment, where: str) -> dict[str, Arm]:
     """Adds what an arm costs and the digest of its network, and checks the network against the data.
 
-    A network is counted once for all arms that have it on images of one size.
+    A network is counted once for all arms that have it on images of one size, and a block of the MobileNets once for
+    all networks.
     """
+    from mnet_jax.cost.parts import Parts
+
     counted: dict[Any, tuple[str, dict[str, float]]] = {}
+    parts = Parts()
     costed, shown = {}, time.monotonic()
     for number, (name, arm) in enumerate(arms.items()):
         cfg = arm_config(base, arm)
         try:
             key = _network_key(cfg, experiment)
             if key not in counted:
-                counted[key] = _count(cfg, experiment.code)
+                counted[key] = _count(cfg, experiment.code, parts)
             network, cost = counted[key]
             costed[name] = replace(arm, network=network, cost={**cost, "images": _images(cfg, experiment.code)})
         except UserError as error:
@@ -64,11 +69,12 @@ def _images(cfg: Any, code: Code) -> int:
     return cfg.train.epochs * steps * batch_size
 
 
-def _count(cfg: Any, code: Code) -> tuple[str, dict[str, float]]:
+def _count(cfg: Any, code: Code, parts: "Parts") -> tuple[str, dict[str, float]]:
     """The digest of the network's weights, and what an image costs."""
     from flax import nnx
 
     from mnet_jax import cost
+    from mnet_jax.cost.parts import count_of
     from mnet_jax.models import weights
 
     task, dataset = code.task_of(cfg), planned_dataset(cfg, code)
@@ -76,12 +82,17 @@ def _count(cfg: Any, code: Code) -> tuple[str, dict[str, float]]:
     if cfg.model.in_channels != channels:
         raise UserError(f"model.in_channels={cfg.model.in_channels}; {dataset.name} needs {channels}")
     task.check_data(cfg, dataset)
-    height, width = image_size(cfg, dataset)
+    shape = (*image_size(cfg, dataset), channels)
     cfg.model.formulation, cfg.model.dtype, cfg.model.act_bits = "lax", "float32", 0  # what the counter knows
-    network = nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0)))
-    count = cost.count(network, input_shape=(height, width, channels))
-    fingerprint = weights.fingerprint(*weights.split(network)[1:])
-    return fingerprint, {"resolution": height, "madds": count.madds, "params": count.params_trainable}
+    net = specs.resolve(cfg.model)
+    total = None if code else parts.total(net, shape)
+    if total is None:
+        network = nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0)))
+        counted = cost.count(network, input_shape=shape)
+        total = count_of(network, counted)
+        parts.learn(net, shape, network, counted)
+    of_image: dict[str, float] = {"resolution": shape[0], "madds": total.madds, "params": total.params}
+    return weights.fingerprint_of_shapes(total.shapes), of_image
 
 
 def planned_dataset(cfg: Any, code: Code) -> "Dataset":

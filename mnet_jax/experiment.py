@@ -18,6 +18,7 @@ import difflib
 import functools
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,13 +149,32 @@ def _checked(path: Path, name: str, value: Any) -> Any:
         "metrics": (Mapping, "a dict from config.Metric to functions"),
         "fields": (Mapping, "a dict from names to config.Field"),
     }
-    kind, allowed = kinds.get(name, (Callable, "a function"))
+    words = ARGUMENTS.get(name, ())
+    kind, allowed = kinds.get(name, (Callable, f"a function of ({', '.join(words)})"))
     fits = value is None or isinstance(value, kind)
+    if fits and callable(value):
+        fits = _takes(value, words)
+    if fits and name == "blocks" and isinstance(value, Mapping):
+        fits = all(isinstance(block, type) for block in value.values())
     if fits and name == "metrics" and isinstance(value, Mapping):
         fits = all(isinstance(metric, Metric) and callable(function) for metric, function in value.items())
     if not fits:
         raise UserError(f"{path}: {name} is {value!r}; allowed: {allowed}")
     return value
+
+
+ARGUMENTS = {"network": ("cfg", "rngs"), "optimizer": ("cfg",), "dataset": ("data",)}
+"""Name of `Code` -> what that function is called with."""
+
+
+def _takes(function: Callable[..., Any], arguments: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # of some functions in C nothing is known
+        return True
+    return True
 
 
 def digest(source: str) -> str:

@@ -124,11 +124,17 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--bandwidth {flags.bandwidth}; allowed: a positive number of GB/s")
 
 
+def _folders(name: str) -> list[Path]:
+    """The folder of this name, or else those that it matches as a glob."""
+    matches = [] if Path(name).exists() else sorted(glob.glob(name))
+    return [Path(match) for match in matches or [name]]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit status."""
     flags, overrides = parse(arguments)
     runtime.start_logging()
-    workdirs = [Path(match) for pattern in flags.workdir for match in sorted(glob.glob(pattern)) or [pattern]]
+    workdirs = list(dict.fromkeys(folder for name in flags.workdir for folder in _folders(name)))
     if flags.mode == "status":
         for workdir in workdirs:
             print(status.describe(workdir))

@@ -27,7 +27,7 @@ class Source(NamedTuple):
     """
 
     tensors: dict[str, np.ndarray]
-    header: dict[str, Any]
+    header: weights.Header
     record: dict[str, str]
     partly: bool
 
@@ -85,7 +85,7 @@ def teacher_network(plan: Sweep, run: Run, sources: dict[str, Source], code: Cod
     if need.arm:
         cfg = arm_config(plan.config, plan.arm(need.arm))
         return step.Network(code.task_of(cfg), cfg)
-    cfg = config.unflatten(sources["teacher"].header["config"])
+    cfg = weights.config_of(need.file, sources["teacher"].header)
     return step.Network(TASKS[cfg.task], cfg)
 
 

@@ -14,6 +14,7 @@ A workdir holds::
     latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
     .report.lock                   locked (flock) by the process that writes these
+    .report.json                   what they were made of, so that they are drawn again only when that has changed
 """
 
 import contextlib
@@ -204,9 +205,7 @@ def read_sweep(workdir: Path) -> Sweep:
     path = workdir / "sweep.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no sweep.json: not a workdir, or nothing was planned in it yet")
-    record = read_json(path)
-    if isinstance(record, dict) and record.pop("format", FORMAT) != FORMAT:
-        raise UserError(f"{path} is of another version of mnet_jax; allowed: format {FORMAT}")
+    record = schema.without_format(read_json(path), FORMAT, str(path))
     try:
         plan = schema.parse(record, Sweep, str(path))
         plan = replace(plan, claim=claims.parse(plan.claim, str(path)))

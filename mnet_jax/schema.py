@@ -12,6 +12,9 @@ from mnet_jax.fields import nearest
 
 WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
+AS_THEY_ARE = {str: (str,), int: (int,), float: (float, int)}
+"""A type -> the types of JSON that are taken for it unchanged: most values of large files, told at a glance."""
+
 
 def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
     """A JSON value as `kind`: a type of `WORDS`, Any, a dataclass, a TypedDict, or a dict, list or tuple of them.
@@ -35,6 +38,8 @@ def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
     elif shape is RECORD and isinstance(value, dict):
         return _record(value, kind, where, at)
     elif shape is dict and isinstance(value, dict):
+        if all(type(entry) in AS_THEY_ARE.get(arguments[1], ()) for entry in value.values()):
+            return value
         return {name: parse(entry, arguments[1], where, _join(at, name)) for name, entry in value.items()}
     elif shape in (list, tuple) and isinstance(value, list):
         same = shape is list or arguments[-1] is Ellipsis
@@ -45,6 +50,15 @@ def parse(value: Any, kind: Any, where: str, at: str = "") -> Any:
         return entries if shape is list else tuple(entries)
     shown = repr(value)
     raise UserError(f"{place} is {shown if len(shown) < 80 else shown[:77] + '...'}; allowed: {_words(kind)}")
+
+
+def without_format(record: Any, number: int, where: str) -> Any:
+    """The record of a file without its key "format"; UserError where that is there and another number."""
+    if not isinstance(record, dict):
+        return record
+    if record.get("format", number) != number:
+        raise UserError(f"{where} is of another version of mnet_jax; allowed: format {number}")
+    return {name: value for name, value in record.items() if name != "format"}
 
 
 RECORD = "record"

@@ -14,7 +14,7 @@ from mnet_jax import config, experiment
 from mnet_jax.data import augment, transforms
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
-from mnet_jax.tasks import TASKS, Task
+from mnet_jax.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def load(path: str | Path, formulation: str = "", file: str | Path = "") -> Trai
       UserError: the file is damaged, of another version, or needs the experiment file.
     """
     tensors, header = weights.read(path)
-    made_by = header.get("experiment", {})
+    made_by: dict[str, Any] = {**header.get("experiment", {})}
     code = experiment.Code()
     if "sha256" in made_by:
         if not file:
@@ -129,20 +129,23 @@ def load(path: str | Path, formulation: str = "", file: str | Path = "") -> Trai
                 f"{path} was trained by another version of {file} (SHA-256 of its code {made_by['sha256']})"
             )
         code = loaded.code
-    try:
-        cfg = config.unflatten(header["config"])
-        facts = {key: tuple(header[key]) for key in ("mean", "std", "class_names", "input_shape")}
-        if formulation:
-            config.override(cfg, {"model.formulation": formulation})
-        task = code.task_of(cfg) if cfg.task in TASKS else None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is of another version of mnet_jax: {type(error).__name__}: {error}") from error
-    if task is None:
-        raise UserError(f"{path} is of the task {cfg.task!r}; allowed: {', '.join(TASKS)}")
+    cfg = weights.config_of(path, header)
+    if formulation:
+        config.override(cfg, {"model.formulation": formulation})
+    task = code.task_of(cfg)
     abstract = nnx.eval_shape(lambda: task.build(cfg, nnx.Rngs(0)))
     graphdef, params, batch_stats = weights.split(abstract)
     weights.fit(path, tensors, weights.flatten(params, batch_stats))
     trees = (weights.unflatten(tensors, tree) for tree in (params, batch_stats))
     network = nnx.merge(graphdef, *trees)
     network.eval()
-    return TrainedNetwork(network=network, task=task, cfg=cfg, made_by=made_by, **facts)
+    return TrainedNetwork(
+        network=network,
+        task=task,
+        cfg=cfg,
+        mean=header["mean"],
+        std=header["std"],
+        class_names=header["class_names"],
+        input_shape=header["input_shape"],
+        made_by=made_by,
+    )

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from mnet_jax import config, cost, models
 from mnet_jax.cost import __main__ as door
 from mnet_jax.cost import conventions, papers
+from mnet_jax.cost.parts import Parts, count_of
+from mnet_jax.models import specs
 
 
 def network(name, **fields):
@@ -317,3 +319,30 @@ def test_an_activation_is_one_layer_whatever_its_operations(act):
     plain, other = (cost.count(network("s8", act=name), 32) for name in ("relu6", act))
     assert not other.unknown
     assert [(layer.name, layer.type) for layer in other.layers] == [(layer.name, layer.type) for layer in plain.layers]
+
+
+def counted(model, side, parts):
+    """The network of a config counted as a whole, which `parts` learns; with its rows and the shape of its images."""
+    shape = (side, side, model.in_channels)
+    net, built = specs.resolve(model), nnx.eval_shape(lambda: models.structure(model))
+    whole = cost.count(built, input_shape=shape)
+    parts.learn(net, shape, built, whole)
+    return net, shape, count_of(built, whole)
+
+
+@pytest.mark.parametrize("name", ["c13", "s8", "mobilenet_v3_small"])
+def test_a_network_of_parts_that_were_counted_is_their_sum(name):
+    """Exactly, and only where all of them were: not on larger images, nor behind another stride."""
+    parts = Parts()
+    counted(network(name, num_classes=7), 64, parts)
+    classes = counted(network(name, num_classes=9), 64, parts)
+    rows = list(specs.NETWORKS[name].blocks)
+    rows[-1] = (*rows[-1][:-1], 3 - rows[-1][-1])
+    other = counted(network(name, num_classes=9, blocks=tuple(rows)), 64, parts)
+    for net, shape, total in (classes, other):
+        assert parts.total(net, shape) == total
+    mixed = counted(network(name, num_classes=7, blocks=tuple(rows)), 64, Parts())
+    assert parts.total(*mixed[:2]) is None  # behind another stride the images that are pooled have another size
+    assert parts.total(classes[0], (96, 96, 3)) is None
+    rows = [(*row[:-1], 1) for row in rows]
+    assert parts.total(specs.resolve(network(name, blocks=tuple(rows))), (64, 64, 3)) is None

@@ -1,5 +1,6 @@
 """Folders of images: what counts as an image, and that no change goes unnoticed."""
 
+import json
 import os
 import pwd
 import shutil
@@ -88,6 +89,27 @@ def test_a_folder_that_changed_is_refused_until_it_is_measured_again(photos: Pat
     names = [after.class_names[label] for label in after.labels_N]
     assert isinstance(after.images, disk.EncodedImages)
     assert names == [after.images.location(index).split("/")[-2] for index in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, r"facts\.json is of another version of mnet_jax; allowed: format 1"),
+        ({"mean": "0.5"}, r"mean is '0\.5'; allowed: a list"),
+        ({"sizes": {"train": "5"}}, r"sizes\.train is '5'; allowed: a whole number"),
+        ({"shape": [16, 16]}, "shape has 2 entries; allowed: 3"),
+        ({"labels": {}}, r"labels-train\.npy is not the file that was measured"),
+        ({"widht": 1}, "has no key 'widht'; allowed: .*"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused(photos: Path, changes, message):
+    measured(photos)
+    path = photos / disk.INFO_FILE
+    facts = json.loads(path.read_text())
+    assert facts["format"] == 1
+    path.write_text(json.dumps(facts | changes))
+    with pytest.raises(UserError, match=rf"facts\.json cannot be used: .*{message}; measure again"):
+        start(photos)
 
 
 def special_files(folder: Path) -> list[Path]:

@@ -46,7 +46,9 @@ def nothing_is_measured():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(laboratory, "minutes", lambda *_: "")
         patch.setattr(
-            arm_cost, "_count", lambda cfg, code: ("0", {"madds": 1.0, "params": 1, "images": 1, "resolution": 8})
+            arm_cost,
+            "_count",
+            lambda cfg, code, parts: ("0", {"madds": 1.0, "params": 1, "images": 1, "resolution": 8}),
         )
         yield
 

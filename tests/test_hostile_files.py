@@ -10,9 +10,10 @@ from typing import Any, NotRequired, TypedDict
 
 import pytest
 from test_fuzz import folder, nothing_is_measured, workdir  # noqa: F401 (fixtures)
-from tiny import write
+from tiny import EXPERIMENT, write
 
 from mnet_jax import arm_cost, experiment, main, report, results, runtime, schema, sharding, status, sweep, workers
+from mnet_jax.data import prepare
 from mnet_jax.errors import UserError
 
 
@@ -173,7 +174,9 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
 
 def test_networks_are_counted_once(monkeypatch, tmp_path):
     counted = []
-    monkeypatch.setattr(arm_cost, "_count", lambda cfg, code: counted.append(1) or ("0", {"madds": 1.0, "params": 1}))
+    monkeypatch.setattr(
+        arm_cost, "_count", lambda cfg, code, parts: counted.append(1) or ("0", {"madds": 1.0, "params": 1})
+    )
     plan = make(tmp_path, mode="tune")
     assert len(plan.arms) == 8
     assert len(counted) == 2
@@ -186,6 +189,49 @@ def test_weights_that_all_arms_start_from_are_those_of_the_base_config(tmp_path)
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(UserError, match="text is not a readable safetensors file"):
         make(tmp_path, **{"train.teacher": str(tmp_path / "text")})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preview", "picture"], r"--preview picture; allowed: a file, \.pdf or \.png or \.svg"),
+        (["--preview", "/dev/null/a.png"], "--preview /dev/null: .*allowed: a folder that can be written"),
+        (["--short_side", "64"], "--short_side 64 of digits, which are 8 x 8 pixels"),
+    ],
+)
+def test_what_prepare_cannot_do_is_refused_before_it_begins(words, message):
+    with pytest.raises(UserError, match=message):
+        prepare.main(["digits", *words])
+
+
+def test_a_folder_that_is_there_is_no_pattern(tmp_path):
+    folders = [tmp_path / "a#b", tmp_path / "a?b"]
+    for place in folders:
+        place.mkdir()
+    assert main._folders(str(tmp_path / "a?b")) == folders[1:]
+    assert main._folders(str(tmp_path / "a*")) == folders
+    assert main._folders(str(tmp_path / "c*")) == [tmp_path / "c*"]
+
+
+def test_an_interpreter_that_is_not_there_is_refused_before_anything_is_measured():
+    from mnet_jax.bench import __main__ as bench
+
+    with pytest.raises(UserError, match="--peers-python /nowhere/python; allowed: an interpreter that can be run"):
+        bench.main(["d17", "--peers-python", "/nowhere/python"])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("network = lambda cfg: 5", r"network is <function .*; allowed: a function of \(cfg, rngs\)"),
+        ("optimizer = lambda: 5", r"optimizer is <function .*; allowed: a function of \(cfg\)"),
+        ("dataset = 5", r"dataset is 5; allowed: a function of \(data\)"),
+        ("blocks = {'mine': 5}", r"blocks is \{'mine': 5\}; allowed: a dict from names to classes"),
+    ],
+)
+def test_code_of_another_kind_is_refused_when_it_is_loaded(tmp_path, code, message):
+    with pytest.raises(UserError, match=message):
+        experiment.load(write(tmp_path, f"{EXPERIMENT}\n{code}\n"))
 
 
 @pytest.mark.parametrize("words", [["--rounds", "1001"], ["--batch", "0"], ["mobilenet_v2", "--batch", "9999999"]])

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import multiprocessing
 import os
 import random
 import re
@@ -13,9 +14,7 @@ import pytest
 from test_main import ENVIRONMENT, command
 from tiny import EXPERIMENT, write
 
-from mnet_jax import results
-
-pytestmark = pytest.mark.slow
+from mnet_jax import experiment, jobs, results, runtime, sweep, worker
 
 KILLS = 20
 
@@ -58,6 +57,13 @@ class Sweep:
                 lines.append(results.read_json(path))
         return {line["process"]: line for line in sorted(lines, key=lambda line: line["time"])}
 
+    def in_a_job(self, process):
+        """Whether a process is, or died, in the middle of a job, with a whole checkpoint on disk."""
+        line = self.progress().get(process)
+        if not line or line["runs"][0] in self.rows():
+            return False
+        return any(path.name.isdigit() for path in self.workdir.glob(f"jobs/{line['runs'][0]}/checkpoints/*"))
+
     def left(self):
         """Whatever of the finished runs is not a clock's: rows, curves and weights, bit for bit."""
         plan = results.read_sweep(self.workdir)
@@ -72,6 +78,54 @@ class Sweep:
         """Without seconds: a line of its own, and the last column of the arms."""
         text = (self.workdir / "report.md").read_text()
         return re.sub(r"(?m)^- time: .*\n| [\d.]+ \|$", "", text)
+
+
+def work(workdir, core, pause):
+    """What a process that is forked does; it rests for some seconds before each checkpoint."""
+    os.sched_setaffinity(0, {core})
+    runtime.start()
+    worker.work_on(workdir, results.read_sweep(workdir), lambda: bool(time.sleep(pause)))
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """A function that starts a process on a workdir and core, with everything imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mnet_jax.train", "mnet_jax.worker", "orbax.checkpoint", "tensorboardX"])
+
+    def start(*arguments):
+        process = context.Process(target=work, args=arguments)
+        process.start()
+        return process
+
+    return start
+
+
+def test_three_kills_of_two_workers_leave_the_rows_of_the_unbroken_sweep(tmp_path, forked):
+    """Each takes the newest worker that is in the middle of a job, with a checkpoint on disk."""
+    unbroken, broken = (Sweep(tmp_path / name) for name in ("unbroken", "broken"))
+    for one in (unbroken, broken):
+        overrides = {"train.epochs": "4", "train.eval_every": "1", "train.checkpoint_seconds": "0"}
+        planned = experiment.load(one.folder / "tiny.py")
+        jobs.write(one.workdir, sweep.plan(planned, "digits", overrides, "train", ""), planned)
+    first, *_, last = 2 * sorted(os.sched_getaffinity(0))
+    undisturbed = forked(unbroken.workdir, first, 0)
+    working = [forked(broken.workdir, core, 0.3) for core in (first, last)]
+    kills = 0
+    while kills < 3:
+        while not (caught := [process for process in working if broken.in_a_job(process.pid)]):
+            assert None in [process.exitcode for process in working], "the sweep is too short for these kills"
+            time.sleep(0.005)
+        caught[-1].kill()
+        caught[-1].join()
+        kills += broken.in_a_job(caught[-1].pid)
+        working.remove(caught[-1])
+        if kills < 3:
+            working.append(forked(broken.workdir, last, 0.3))
+    for process in (undisturbed, *working):
+        process.join()
+        assert process.exitcode == 0
+    assert broken.left() == unbroken.left()
 
 
 def moments(sweep, process, before):
@@ -90,6 +144,7 @@ def moments(sweep, process, before):
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments_is_bit_for_bit_unbroken(tmp_path):
     """At times drawn over a run and its start, and at moments aimed at; where each fell is seen on disk afterwards."""
     flags = ("--config.seeds=8", "--config.train.epochs=8", "--config.train.eval_every=1")
@@ -129,6 +184,7 @@ def test_killed_at_twenty_moments_is_bit_for_bit_unbroken(tmp_path):
     assert broken.report() == unbroken.report()
 
 
+@pytest.mark.slow
 def test_three_workers_killed_for_minutes_do_every_run_once(tmp_path):
     """Seen from outside: no job goes back to a process that it was taken from, and no row is written again."""
     flags = (f"--config.seeds={SEEDS}", "--config.train.epochs=1000", "--config.train.checkpoint_seconds=0.5")

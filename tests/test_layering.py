@@ -43,7 +43,7 @@ FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 ORDERED = {
     "config": ("claims", "table", "settings", "arms", "scales"),
     "data": ("transforms", "augment", "disk", "dataset", "builtin", "masks", "scenes", "load", "pipeline", "prepare"),
-    "report": ("summary", "tables", "sentences", "drawing", "paper", "render", "index"),
+    "report": ("kept", "summary", "tables", "sentences", "drawing", "paper", "render", "index"),
 }
 """Rooms whose files import only those before them."""
 

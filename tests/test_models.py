@@ -510,6 +510,29 @@ def test_damaged_weights_are_named(tmp_path):
         models.load(path)
 
 
+HEADER = {"config": {}, "mean": [0.5], "std": [0.5], "class_names": [], "input_shape": [8, 8, 1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "its header is of another version of mnet_jax; allowed: format 1"),
+        ({"input_shape": [8, 8]}, "its header: input_shape has 2 entries; allowed: 3"),
+        ({"mean": 0.5}, r"its header: mean is 0\.5; allowed: a list"),
+        ({"mean": [float("inf")]}, r"its header: mean \(inf,\), std \(0\.5,\).*; allowed: finite"),
+        ({"std": [0.0]}, r"its header: mean \(0\.5,\), std \(0\.0,\)"),
+        ({"config": {"model.widht": 1}}, "is of another version of mnet_jax: config: no such field 'model.widht'"),
+        ({"config": {"task": "chess"}}, "is of the task 'chess'; allowed: classification"),
+        ({"config": {"model.width": "wide"}}, "is of another version of mnet_jax: config: model.width='wide'"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(tmp_path, changes, message):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {}, {}, HEADER | changes)
+    with pytest.raises(UserError, match=message):
+        models.load(path)
+
+
 def test_networks_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         specs.network(config.default().model).last = 3  # pyrefly: ignore

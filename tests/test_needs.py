@@ -1,19 +1,15 @@
 """Arms that need arms: weights to start from, teachers, frozen layers; resume and failures."""
 
 import itertools
-import os
-import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from test_killed import Sweep
 from tiny import OVERRIDES, write
 
 from mnet_jax import config, experiment, feed, jobs, models, results, step, sweep, train, worker
@@ -222,27 +218,18 @@ def test_a_pattern_that_matches_nothing_is_refused():
 @pytest.mark.parametrize("victim", ["teacher", "taught"])
 def test_kill_9_during_a_teachers_and_a_students_run(tmp_path, victim):
     """The same command goes on after it, to the rows of an unbroken sweep, bit for bit."""
-    text = EXPERIMENT.replace("'train.epochs': 3", "'train.epochs': 400")
-    assert "'train.epochs': 400" in text
-    path = write(tmp_path, text)
-    command = [sys.executable, "-m", "mnet_jax.main", "--config", str(path), "--workers", "1"]
-    command += ["--config.train.checkpoint_seconds=0", "--workdir"]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    subprocess.run([*command, tmp_path / "whole"], env=environment, check=True, capture_output=True)
-    broken = tmp_path / "broken"
-    progress = results.job_dir(broken, f"{victim}-s0") / "progress.json"
-    process = subprocess.Popen(
-        [*command, broken], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not progress.exists() or results.read_json(progress)["step"] < 300:
+    text = EXPERIMENT.replace("'train.epochs': 3", "'train.epochs': 30")
+    assert "'train.epochs': 30" in text
+    flags = ("--config.train.checkpoint_seconds=0",)
+    whole, broken = (Sweep(tmp_path / name, *flags, text=text) for name in ("whole", "broken"))
+    assert whole.start().wait() == 0
+    progress = results.job_dir(broken.workdir, f"{victim}-s0") / "progress.json"
+    process = broken.start()
+    while not progress.exists() or results.read_json(progress)["step"] < 40:
         assert process.poll() is None
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
-    assert not results.is_done(broken, f"{victim}-s0")
-    subprocess.run([*command, broken], env=environment, check=True, capture_output=True)
-    plan = results.read_sweep(tmp_path / "whole")
-    assert rows(broken, plan) == rows(tmp_path / "whole", plan)
-    for run in plan.runs:
-        mine, theirs = (tensors(folder, run.name) for folder in (broken, tmp_path / "whole"))
-        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    assert not results.is_done(broken.workdir, f"{victim}-s0")
+    assert broken.start().wait() == 0
+    assert broken.left() == whole.left()

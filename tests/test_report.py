@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mnet_jax import config, figures, formatting, locks, report, results, stats
+from mnet_jax import config, figures, formatting, laboratory, locks, report, results, stats
 from mnet_jax.config import claims
 from mnet_jax.figures import ablation
 from mnet_jax.report import drawing, index, sentences, tables
@@ -522,12 +522,45 @@ def test_files_for_a_paper(tmp_path):
     assert body.startswith(r"relu\_6 \& 50\% & ")
     assert len(re.findall(r"(?<!\\)&", body)) == len(re.findall("r(?=r*})", latex.split("\n")[1])) - 1
     assert "$-$" in body
-    for picture, again in zip(drawn, report.draw(tmp_path, summary), strict=True):
-        assert picture.pdf.startswith(b"%PDF")
-        assert (again.svg, again.pdf) == (picture.svg, picture.pdf)
-    assert (
-        len(list((tmp_path / "figures").glob("*.pdf"))) == len(list((tmp_path / "figures").glob("*.svg"))) == len(drawn)
-    )
+    pdfs = sorted((tmp_path / "figures").glob("*.pdf"))
+    assert len(pdfs) == len(list((tmp_path / "figures").glob("*.svg"))) == len(drawn)
+    assert all(path.read_bytes().startswith(b"%PDF") for path in pdfs)
+    again = report.draw(tmp_path, summary)
+    assert [figure.svg for figure in again] == [figure.svg for figure in drawn]
+    assert {figure.pdf for figure in again} == {path.read_bytes() for path in pdfs}
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """The workdirs that were drawn, in their order."""
+    drawn, draw = [], report.draw
+    monkeypatch.setattr(report, "draw", lambda workdir, summary: drawn.append(workdir) or draw(workdir, summary))
+    return drawn
+
+
+def test_a_report_is_drawn_again_only_where_something_changed(tmp_path, draws):
+    """The index shows the pictures that stand there."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        write_workdir(folder, make_sweep(arm("linear"), arm("relu6"), seeds=range(3)), done=5)
+    laboratory.report(folders)
+    pages = [(tmp_path / "report.html").read_bytes(), *((folder / "report.html").read_bytes() for folder in folders)]
+    assert draws == folders
+    laboratory.report(folders)
+    assert draws == folders
+    again = [(tmp_path / "report.html").read_bytes(), *((folder / "report.html").read_bytes() for folder in folders)]
+    assert again == pages
+
+    plan = results.read_sweep(folders[0])
+    results.write_row(folders[0], make_row(plan, plan.runs[5], make_metrics(plan.runs[5])))
+    laboratory.report(folders)
+    assert draws == [*folders, folders[0]]
+    next((folders[1] / "figures").glob("*.svg")).unlink()
+    (folders[0] / ".report.json").write_text("{")
+    laboratory.report(folders)
+    assert draws == [*folders, folders[0], *folders]
+    laboratory.report([folders[1].rename(tmp_path / "c")])
+    assert len(draws) == 5
 
 
 def test_names_are_escaped(tmp_path):

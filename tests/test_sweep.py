@@ -7,7 +7,8 @@ import sys
 import pytest
 from tiny import EXPERIMENT, write
 
-from mnet_jax import config, experiment, jobs, locks, results, sweep
+from mnet_jax import config, cost, experiment, jobs, locks, results, sweep
+from mnet_jax.cost.parts import Parts
 from mnet_jax.errors import UserError
 
 
@@ -29,6 +30,22 @@ def test_plan_names_costs_and_orders_runs(tmp_path):
     assert plan.arms[0].cost["images"] == 3 * 64
     assert plan.title == "Tiny ablation of the bottleneck's activation."
     assert plan.claim.contrasts[0].arms == ("linear", "relu6")
+
+
+def test_a_block_is_counted_once_for_all_networks_that_have_it(tmp_path, monkeypatch):
+    """Three blocks here and three there: nine networks, of which five bring a block that no other had before."""
+    calls, count = [], cost.count
+    monkeypatch.setattr(cost, "count", lambda *args, **more: calls.append(1) or count(*args, **more))
+    rows = [
+        {"name": f"{first}{second}", "model.blocks": ((1, 4, 1, 1), (first, 4, 1, 1), (second, 4, 1, 2))}
+        for first in (2, 3, 4)
+        for second in (2, 3, 4)
+    ]
+    plan = make(tmp_path, with_rows(rows, better="22", worse="33"))
+    assert len({arm.network for arm in plan.arms}) == len(plan.arms) == 9
+    assert len(calls) == 5
+    monkeypatch.setattr(Parts, "total", lambda *_: None)
+    assert make(tmp_path, with_rows(rows, better="22", worse="33")).arms == plan.arms
 
 
 def test_plan_survives_the_disk(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -88,6 +89,8 @@ def _check(args: argparse.Namespace) -> dict[str, Part]:
         if regimes and not wanted:
             raise UserError(f"--regime {' '.join(args.regime)}; the regimes of {name} are: {'; '.join(regimes)}")
         parts[name] = Part(measure, wanted)
+    if not shutil.which(args.peers_python):
+        raise UserError(f"--peers-python {args.peers_python}; allowed: an interpreter that can be run")
     if args.out:
         flags.check_folder("--out", args.out)
     return parts

@@ -16,9 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mnet_jax import schema
 from mnet_jax.errors import UserError
 
 INFO_FILE = "facts.json"
+
+FORMAT = 1
+"""Of that file; to be raised when a change of it would be read wrongly."""
 
 
 @dataclass(frozen=True)
@@ -198,18 +202,18 @@ def read_info(disk: DiskDataset) -> tuple[DatasetInfo, dict[str, np.ndarray]] | 
     if not path.exists():
         return None
     try:
-        raw = json.loads(path.read_text())
-        tuples = {key: tuple(raw[key]) for key in ("class_names", "shape", "mean", "std")}
-        info = DatasetInfo(**raw | tuples)
+        info = schema.parse(
+            schema.without_format(json.loads(path.read_text()), FORMAT, INFO_FILE), DatasetInfo, INFO_FILE
+        )
         if info.sizes != dict(disk.sizes):
             raise ValueError(f"it holds {dict(disk.sizes)} images, {info.sizes} were measured")
         if info.listing != disk.listing:
             raise ValueError("the class names, the files or their classes are not those that were measured")
         labels = {split: np.load(disk.path / f"labels-{split}.npy") for split in info.sizes}
         for split, labels_N in labels.items():
-            if labels_digest(labels_N) != info.labels[split]:
+            if labels_digest(labels_N) != info.labels.get(split):
                 raise ValueError(f"labels-{split}.npy is not the file that was measured")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be used: {error}; measure again: {prepare_command(disk.name)} --again"
         ) from error
@@ -221,7 +225,7 @@ def write_info(disk: DiskDataset, info: DatasetInfo, labels: Mapping[str, np.nda
     for split, labels_N in labels.items():
         np.save(disk.path / f"labels-{split}.npy", labels_N)
     partial = disk.path / f"{INFO_FILE}.partial"
-    partial.write_text(json.dumps(asdict(info), indent=1))
+    partial.write_text(json.dumps({"format": FORMAT, **asdict(info)}, indent=1))
     partial.replace(disk.path / INFO_FILE)
 
 

@@ -22,9 +22,12 @@ from mnet_jax import config
 from mnet_jax.data import disk, load, transforms
 from mnet_jax.data.dataset import Dataset, Split, epoch_order
 from mnet_jax.errors import UserError
+from mnet_jax.flags import check_file, check_folder
 
 AHEAD = 512
 """Images that threads work on at a time."""
+PREVIEWS = (".pdf", ".png", ".svg")
+"""Suffixes of pictures."""
 QUALITY = 95
 """Of the JPEGs that are stored smaller."""
 
@@ -44,12 +47,14 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     if flags.short_side < 0:
         raise UserError(f"--short_side {flags.short_side}; allowed: pixels, or 0")
+    if flags.preview:
+        check_folder("--preview", flags.preview.parent)
+        check_file("--preview", flags.preview, PREVIEWS)
     dataset = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.short_side, flags.again)
     print(describe(dataset))
     if flags.preview:
         from mnet_jax import figures
 
-        flags.preview.parent.mkdir(parents=True, exist_ok=True)
         figures.contact_sheet(examples(dataset)).savefig(flags.preview)
         print(flags.preview)
 
@@ -62,6 +67,8 @@ def prepare(
     Raises UserError for a name that TFDS does not know, and where packages or files are missing.
     """
     if name == "digits":
+        if short_side:
+            raise UserError(f"--short_side {short_side} of digits, which are 8 x 8 pixels; allowed: larger images")
         return load.from_name(name)
     root = load.data_dir(data_dir)
     folder = root / name

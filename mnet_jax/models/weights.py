@@ -2,19 +2,38 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from flax import nnx, traverse_util
 
-from mnet_jax import config
+from mnet_jax import config, schema
 from mnet_jax.errors import UserError
 from mnet_jax.results import write_atomic
+from mnet_jax.tasks import TASKS
 
 HEADER = "mnet_jax"
 """Key of the header in the file's metadata."""
+
+FORMAT = 1
+"""Of the header; to be raised when a change of it would be read wrongly."""
+
+
+class Header(TypedDict):
+    """What a weights file says of itself; `mnet_jax.trained.TrainedNetwork` says what each means."""
+
+    config: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    experiment: NotRequired[dict[str, str | int]]
+    version: NotRequired[str]
+    task: NotRequired[str]
+
 
 Tree = Mapping[str, Any]
 """A pure dict of arrays, {"classifier": {"kernel": ...}, ...}."""
@@ -49,20 +68,26 @@ def unflatten(tensors: Mapping[str, Any], like: Tree) -> Tree:
 
 def fingerprint(*trees: Tree) -> str:
     """12 hex digits of the names and shapes of all weights: networks with equal ones can exchange them."""
-    shapes = sorted((name, list(value.shape)) for name, value in flatten(*trees).items())
-    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:12]
+    return fingerprint_of_shapes({name: value.shape for name, value in flatten(*trees).items()})
+
+
+def fingerprint_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The `fingerprint` of weights with these names and shapes."""
+    listed = sorted((name, list(shape)) for name, shape in shapes.items())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
 
 
 def save(path: Path, params: Tree, batch_stats: Tree, header: Mapping[str, Any]) -> None:
-    """Writes the weights and BatchNorm's statistics of one run; `header` is what `read` returns of it, JSON."""
+    """Writes the weights and BatchNorm's statistics of one run, and a `Header` of JSON values."""
     import safetensors.numpy
 
     tensors = {name: np.asarray(value, order="C") for name, value in flatten(params, batch_stats).items()}
-    metadata = {HEADER: json.dumps(header)}  # one key: of several, safetensors writes another order in every process
+    # One key: of several, safetensors writes another order in every process.
+    metadata = {HEADER: json.dumps({"format": FORMAT, **header})}
     write_atomic(path, safetensors.numpy.save(tensors, metadata))
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], Header]:
     """The tensors and the header of a file that `save` wrote; UserError where the file is not such a one."""
     import safetensors
 
@@ -71,11 +96,27 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         header = json.loads(metadata.get(HEADER, "{}"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
-    if "config" not in header:
+    if not header:
         raise UserError(f"{path} holds no mnet_jax config; allowed: files written at the end of a run")
-    return tensors, header
+    where = f"{path}: its header"
+    parsed = schema.parse(schema.without_format(header, FORMAT, where), Header, where)
+    mean, std, shape = parsed["mean"], parsed["std"], parsed["input_shape"]
+    if not (all(map(math.isfinite, (*mean, *std))) and min((*std, *shape), default=1) > 0):
+        raise UserError(f"{where}: mean {mean}, std {std}, input_shape {shape}; allowed: finite, the last two positive")
+    return tensors, parsed
+
+
+def config_of(path: str | Path, header: Header) -> Any:
+    """The config that the network of a file was trained with; UserError where this version has no such config."""
+    try:
+        cfg = config.unflatten(header["config"])
+    except UserError as error:
+        raise UserError(f"{path} is of another version of mnet_jax: {error}") from error
+    if cfg.task not in TASKS:
+        raise UserError(f"{path} is of the task {cfg.task!r}; allowed: {', '.join(TASKS)}")
+    return cfg
 
 
 def fit(path: str | Path, tensors: Mapping[str, Any], wanted: Mapping[str, Any], partly: bool = False) -> list[str]:

@@ -5,13 +5,15 @@ several sweeps side by side.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnet_jax import locks, results
-from mnet_jax.report.drawing import RenderedFigure, draw
+from mnet_jax.report import kept
+from mnet_jax.report.drawing import draw
 from mnet_jax.report.index import index_text, write_index, write_readme
 from mnet_jax.report.paper import arms_csv, runs_csv, to_latex
-from mnet_jax.report.render import to_html, to_markdown, to_text
+from mnet_jax.report.render import Figure, to_html, to_markdown, to_text
 from mnet_jax.report.summary import Summary, summarize
 from mnet_jax.report.tables import main_tables, more_tables
 
@@ -29,10 +31,16 @@ __all__ = [
 ]
 
 
-def write(workdir: Path) -> tuple[Summary, list[RenderedFigure]]:
-    """Writes report.md, report.html, figures/ and tables/ from what is finished; raises as `summarize` does."""
+def write(workdir: Path) -> tuple[Summary, Sequence[Figure]]:
+    """Writes report.md, report.html, figures/ and tables/ from what is finished; raises as `summarize` does.
+
+    Nothing is drawn or written where the report stands there already and nothing has changed since.
+    """
     with locks.report_lock(workdir):
+        source = kept.source(workdir)
         summary = summarize(workdir)
+        if (there := kept.read(workdir, source)) is not None:
+            return summary, there
         drawn = draw(workdir, summary)
         files: dict[str, str | bytes] = {"report.md": to_markdown(summary), "report.html": to_html(summary, drawn)}
         for figure in drawn:
@@ -45,6 +53,8 @@ def write(workdir: Path) -> tuple[Summary, list[RenderedFigure]]:
         files |= {"tables/arms.csv": arms_csv(summary), "tables/runs.csv": runs_csv(summary)}
         for name, content in files.items():
             results.write_atomic(workdir / name, content)
+        pictures = {f"figures/{_name(figure.title)}.svg": (figure.title, figure.caption) for figure in drawn}
+        kept.write(workdir, source, list(files), pictures)
     return summary, drawn
 
 

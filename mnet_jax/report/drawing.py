@@ -11,7 +11,7 @@ import numpy as np
 
 from mnet_jax import results, stats
 from mnet_jax.formatting import difference_label
-from mnet_jax.report.summary import ArmSummary, Row, Summary, arm_title
+from mnet_jax.report.summary import ArmSummary, Row, Summary, arm_title, rows_by_arm
 from mnet_jax.tasks import TASKS, Metric
 
 if TYPE_CHECKING:
@@ -119,11 +119,11 @@ def _curves(workdir: Path, summary: Summary) -> RenderedFigure | None:
 
     logged = {row["run"]: results.read_metrics(workdir, row["run"]) for row in summary.rows}
     losses = [metric for metric in summary.sweep.metrics if metric.name == "train_loss"]
-    panels = []
+    panels, rows = [], rows_by_arm(summary.rows)
     for metric in dict.fromkeys((summary.metric, *losses)):
         curves = {}
         for arm in _own_arms(summary):
-            x_T, y_ST = _curve([row for row in summary.rows if row["arm"] == arm.name], logged, metric)
+            x_T, y_ST = _curve(rows[arm.name], logged, metric)
             if len(x_T):
                 curves[arm.title] = x_T, metric.print_factor * y_ST
         if curves:

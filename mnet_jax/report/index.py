@@ -16,7 +16,7 @@ from mnet_jax.report.summary import Summary
 from mnet_jax.report.tables import Table, contrast_lines
 
 
-def write_index(out: Path, reports: Mapping[Path, tuple[Summary, Sequence[RenderedFigure]]]) -> None:
+def write_index(out: Path, reports: Mapping[Path, tuple[Summary, Sequence[render.Figure]]]) -> None:
     """Writes OUT/index.html, whose lines lead to the reports of the workdirs, and OUT/report.html, which holds all."""
     summaries = [summary for summary, _ in reports.values()]
     sections = [render.section(summary, figures) for summary, figures in reports.values()]

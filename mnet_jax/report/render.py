@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnet_jax.report.drawing import RenderedFigure
+from mnet_jax.report.kept import KeptFigure
 from mnet_jax.report.sentences import claim_text, provenance, tuned_lines, verdict_texts
 from mnet_jax.report.summary import Summary
 from mnet_jax.report.tables import Table, main_tables, more_tables
@@ -15,6 +16,8 @@ from mnet_jax.report.tables import Table, main_tables, more_tables
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+Figure = RenderedFigure | KeptFigure
 
 COLORS = {"supported": "bold green", "contradicted": "bold red"}
 
@@ -136,12 +139,12 @@ def _no_tags(markdown: str) -> str:
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", markdown)
 
 
-def to_html(summary: Summary, figures: Sequence[RenderedFigure]) -> str:
+def to_html(summary: Summary, figures: Sequence[Figure]) -> str:
     """One page that needs nothing else; the verdict comes first."""
     return page(f"{summary.sweep.experiment}, {summary.sweep.scale}", [section(summary, figures)])
 
 
-def section(summary: Summary, figures: Sequence[RenderedFigure]) -> dict[str, Any]:
+def section(summary: Summary, figures: Sequence[Figure]) -> dict[str, Any]:
     """What the page's template shows of one sweep; `anchor` is its name in the page."""
     sweep = summary.sweep
     return {
@@ -162,7 +165,7 @@ def page(
     title: str,
     sections: Sequence[dict[str, Any]],
     overview: Sequence[dict[str, Any]] = (),
-    figures: Sequence[RenderedFigure] = (),
+    figures: Sequence[Figure] = (),
 ) -> str:
     """A page of sections; above several of them an overview, and figures of all."""
     from jinja2 import Environment, StrictUndefined

@@ -3,6 +3,7 @@
 It needs neither checkpoints nor logs, so a report can be written at any time and anywhere.
 """
 
+import collections
 import contextlib
 import json
 import math
@@ -134,7 +135,10 @@ def summarize(workdir: Path) -> Summary:
     metrics = _shown_metrics(sweep, rows, metric)
     stored = _stored_values(sweep, rows, metrics)
     latencies = results.read_latencies(workdir)
-    arms = tuple(_arm(sweep, arm, rows, metrics, stored, latencies) for arm in sweep.arms)
+    planned, by_arm = collections.Counter(run.arm for run in sweep.runs), rows_by_arm(rows)
+    arms = tuple(
+        _arm(sweep, arm, planned[arm.name], by_arm.get(arm.name, ()), metrics, stored, latencies) for arm in sweep.arms
+    )
     copies = {arm.same_lr_as: arm.name for arm in sweep.arms if arm.same_lr_as}
     at_same_lr = {arm: stored[metric.name][copies.get(arm, arm)] for arm in stored[metric.name]}
     beside = stats.verdicts(contrasts, at_same_lr, metric.print_factor, pilot)
@@ -161,6 +165,14 @@ def summarize(workdir: Path) -> Summary:
         timing={phase: sum(row["timing"].get(phase, 0.0) for row in rows) for phase in results.PHASES},
         rows=rows,
     )
+
+
+def rows_by_arm(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each arm that has any, in their order."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["arm"], []).append(row)
+    return grouped
 
 
 def _pilot(sweep: results.Sweep) -> int:
@@ -215,15 +227,16 @@ def _stored_values(
 def _arm(
     sweep: results.Sweep,
     arm: results.Arm,
+    planned: int,
     rows: Sequence[Row],
     metrics: Sequence[Metric],
     stored: Mapping[str, Mapping[str, Mapping[int, float]]],
     latencies: Mapping[str, Sequence[float]],
 ) -> ArmSummary:
-    seconds = [row["timing"].get("steps", 0.0) for row in rows if row["arm"] == arm.name]
+    seconds = [row["timing"].get("steps", 0.0) for row in rows]
     return ArmSummary(
         arm=arm,
-        planned=sum(run.arm == arm.name for run in sweep.runs),
+        planned=planned,
         done=len(seconds),
         values={
             metric.name: {seed: metric.print_factor * value for seed, value in stored[metric.name][arm.name].items()}
