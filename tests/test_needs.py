@@ -1,6 +1,5 @@
 """Arms that need arms: weights to start from, teachers, frozen layers; resume and failures."""
 
-import itertools
 import subprocess
 import time
 from dataclasses import replace
@@ -10,9 +9,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 from test_killed import Sweep
-from tiny import OVERRIDES, write
+from tiny import OVERRIDES, finish, write
 
-from mnet_jax import config, experiment, feed, jobs, models, results, step, sweep, train, worker
+from mnet_jax import config, experiment, feed, jobs, models, results, step, sweep, worker
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
 from mnet_jax.tasks import TASKS
@@ -131,12 +130,7 @@ def test_a_teacher_changes_what_its_student_learns(swept):
 
 def test_stopped_and_resumed_is_bit_for_bit_unbroken(swept, tmp_path):
     plan = make(tmp_path)
-    while jobs.left(tmp_path, plan):
-        looks = itertools.count(1)
-        try:
-            worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= 3)
-        except train.Preempted:
-            continue
+    finish(tmp_path, plan, 3)
     folder, whole = swept
     assert rows(tmp_path, plan) == rows(folder, whole)
     for run in plan.runs:

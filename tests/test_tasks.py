@@ -1,14 +1,14 @@
 """A task is one file: a third one, whose metric needs every image's prediction, from experiment file to verdict."""
 
-import itertools
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from tiny import finish
 
-from mnet_jax import experiment, feed, jobs, laboratory, models, report, results, sharding, sweep, train, worker
+from mnet_jax import experiment, feed, laboratory, models, report, results, sharding, sweep, train, worker
 from mnet_jax.data import load
 
 FILE = Path(__file__).parent / "ranking.py"
@@ -71,12 +71,7 @@ def test_the_score_is_that_of_every_held_out_image_in_order(ranked):
 
 def test_stopped_and_resumed_gives_the_same_rows(ranked, tmp_path):
     plan = make(tmp_path)
-    while jobs.left(tmp_path, plan):
-        looks = itertools.count(1)
-        try:
-            worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= 3)
-        except train.Preempted:
-            continue
+    finish(tmp_path, plan, 3)
     folder, whole = ranked
     assert rows(tmp_path, plan) == rows(folder, whole)
 

@@ -1,13 +1,11 @@
 """The loop: rows, resume to the same bits, divergence, several runs a job."""
 
-import itertools
-
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import EXPERIMENT, write
+from tiny import EXPERIMENT, finish, write
 
-from mnet_jax import experiment, feed, jobs, results, sweep, train, trained, worker
+from mnet_jax import experiment, feed, results, sweep, train, trained, worker
 from mnet_jax.data import builtin
 from mnet_jax.data.dataset import split
 
@@ -92,14 +90,7 @@ def test_saved_weights_score_what_the_row_says(unbroken):
 def test_stopped_and_resumed_is_bit_for_bit_unbroken(unbroken, tmp_path, moment):
     """Stops at every `moment`-th look at the signal until all is done."""
     plan = make(tmp_path)
-    stops = 0
-    while jobs.left(tmp_path, plan):
-        looks = itertools.count(1)
-        try:
-            worker.work_on(tmp_path, plan, lambda looks=looks: next(looks) >= moment)
-        except train.Preempted:
-            stops += 1
-    assert stops >= 4
+    assert finish(tmp_path, plan, moment) >= 4
     folder, whole = unbroken
     assert rows(tmp_path, plan) == rows(folder, whole)
     for mine, theirs in zip(weights(tmp_path, plan), weights(folder, whole), strict=True):

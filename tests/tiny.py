@@ -1,6 +1,10 @@
 """The smallest experiment that is still whole: real digits, a two-block V2, seconds to train."""
 
+import contextlib
+import itertools
 from pathlib import Path
+
+from mnet_jax import jobs, train, worker
 
 OVERRIDES = {
     "model.name": "mobilenet_v2",
@@ -43,3 +47,17 @@ def write(folder: Path, text: str = EXPERIMENT) -> Path:
     path = folder / "tiny.py"
     path.write_text(text)
     return path
+
+
+def finish(folder: Path, plan, moment: int) -> int:
+    """Works on a plan, is stopped at every `moment`-th look at the signal, goes on; returns how many stops there were.
+
+    Each of many starts must bring it forward: resuming from an old checkpoint for ever is a failure.
+    """
+    for stops in range(200):
+        looks = itertools.count(1)
+        with contextlib.suppress(train.Preempted):
+            worker.work_on(folder, plan, lambda looks=looks: next(looks) >= moment)
+        if not jobs.left(folder, plan):
+            return stops
+    raise AssertionError(f"{len(jobs.left(folder, plan))} jobs are left after 200 starts")
