@@ -1,5 +1,6 @@
 """A strict room: no silent promotion, eight CPU devices, one compilation cache for all workers."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from mnet_jax import runtime
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+gc.set_threshold(200_000, 100, 100)  # traced programs are many objects that live; to look at them all takes an eighth
 
 CACHE = runtime.programs_folder() / "tests"
 """Compiled programs are executed, so their folder is this user's alone, and that of this kind of CPU."""
