@@ -14,6 +14,7 @@ from mnet_jax.arms import arm_config, arms_of, tuning_grid, with_needs, with_sam
 from mnet_jax.config import claims
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
+from mnet_jax.fields import nearest
 from mnet_jax.results import Arm, Job, Run, Sweep
 from mnet_jax.schema import jsonable
 from mnet_jax.tasks import Metric
@@ -39,6 +40,9 @@ def plan(
     base = base_config(experiment, scale)
     if "scale" in overrides:
         raise UserError(f"command line: the scale is part of --config: {experiment.path}:{overrides['scale']}")
+    known = config.fields_of(str(experiment.path))
+    if unknown := sorted(set(overrides) - set(known)):
+        raise UserError(f"command line: no such field {unknown[0]!r}{nearest(unknown[0], known)}")
     config.override(base, overrides, "command line")
     config.check(base, where)
 
@@ -67,7 +71,6 @@ def plan(
         first_arms = {digest: name for name, digest in programs.items()}.values()
         configs = [arm_config(flat, arms[name]) for name in first_arms]
         base.runs_per_job = min(runs_per_job(cfg, experiment.code) for cfg in configs)
-    known = config.fields_of(str(experiment.path))
     return Sweep(
         experiment=experiment.name,
         scale=scale,

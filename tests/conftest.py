@@ -10,7 +10,7 @@ os.environ["COLUMNS"] = "100"  # where there is no terminal; pytest's workers ar
 import jax
 import pytest
 
-from mnet_jax import runtime
+from mnet_jax import feed, runtime
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,3 +30,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 def experiments() -> Path:
     """The folder of the shipped experiment files."""
     return Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture(scope="module")
+def chunks_of_three():
+    """Looks at the stop signal fall into the middle of the tiny experiment's epochs, which have 4 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed, "CHUNK_STEPS", 3)
+        yield

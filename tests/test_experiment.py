@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import OVERRIDES, write
+from tiny import OVERRIDES, never, write
 
 from mnet_jax import experiment, jobs, laboratory, models, results, sweep, worker
 from mnet_jax.errors import UserError
@@ -92,10 +92,6 @@ claim = {}
 )
 
 
-def never():
-    return False
-
-
 def make(folder, text):
     loaded = experiment.load(write(folder, text))
     return jobs.write(folder / "work", sweep.plan(loaded, "digits", {}, "train", "the command"), loaded)
@@ -126,6 +122,9 @@ def test_a_plan_holds_no_field_of_another_file(tmp_path):
     (tmp_path / "other").mkdir()
     assert make(tmp_path / "one", NETWORK).config["own.hidden"] == 8
     assert "own.hidden" not in make(tmp_path / "other", BLOCKS).config
+    other = experiment.load(tmp_path / "other" / "tiny.py")
+    with pytest.raises(UserError, match=r"command line: no such field 'own\.hidden'"):
+        sweep.plan(other, "digits", {"own.hidden": "9"}, "train", "the command")
 
 
 def test_a_network_an_optimizer_and_a_metric_of_the_file(tmp_path):

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import test_main
-from test_train import chunks_of_three, make, never, rows, unbroken  # noqa: F401 (fixtures)
-from tiny import write
+from test_train import make, unbroken  # noqa: F401 (a fixture)
+from tiny import never, rows, write
 
 from mnet_jax import experiment, jobs, laboratory, locks, report, results, train, worker, workers
 from mnet_jax.checkpoint import Checkpoints
 from mnet_jax.data import augment
 from mnet_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("chunks_of_three")
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 import test_train
-from test_train import never, rows
-from tiny import EXPERIMENT, finish
+from tiny import EXPERIMENT, finish, never, rows
 
 from mnet_jax import config, feed, results, sharding, worker
 from mnet_jax.data import load, pipeline, prepare
@@ -13,6 +12,8 @@ from mnet_jax.data.dataset import split
 from mnet_jax.errors import UserError
 
 pytest.importorskip("grain")
+
+pytestmark = pytest.mark.usefixtures("chunks_of_three")
 
 STREAMED = EXPERIMENT.replace(
     "config.override(cfg, ",
@@ -41,11 +42,6 @@ def pictures(root):
                 Image.fromarray(level.astype(np.uint8)).save(place / f"{number}.jpg")
     prepare.main(["pictures", "--data_dir", str(root)])
     return str(root)
-
-
-@pytest.fixture(autouse=True)
-def chunks_of_three(monkeypatch):
-    monkeypatch.setattr(feed, "CHUNK_STEPS", 3)
 
 
 def make(tmp_path, folder, **overrides):

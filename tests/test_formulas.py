@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 from test_step import Bench, digits, settings  # noqa: F401 (a fixture)
-from test_train import make, never
-from tiny import EXPERIMENT
+from test_train import make
+from tiny import EXPERIMENT, never
 
 from mnet_jax import results, trained, worker
 from mnet_jax.arms import arm_config

@@ -9,9 +9,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 from test_killed import Sweep
-from tiny import OVERRIDES, finish, write
+from tiny import OVERRIDES, finish, never, rows, write
 
-from mnet_jax import config, experiment, feed, jobs, models, results, step, sweep, worker
+from mnet_jax import config, experiment, jobs, models, results, step, sweep, worker
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
 from mnet_jax.tasks import TASKS
@@ -36,8 +36,7 @@ claim = {{"contrasts": (config.greater("taught", "labels"),)}}
 '''
 
 
-def never():
-    return False
+pytestmark = pytest.mark.usefixtures("chunks_of_three")
 
 
 def make(folder, text=EXPERIMENT, **overrides):
@@ -49,18 +48,6 @@ def make(folder, text=EXPERIMENT, **overrides):
 
 def tensors(folder, run):
     return safetensors.numpy.load_file(results.run_dir(folder, run) / "weights.safetensors")
-
-
-def rows(folder, plan):
-    return [results.comparable(row) for row in results.read_rows(folder, plan)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chunks_of_three():
-    """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed, "CHUNK_STEPS", 3)
-        yield
 
 
 @pytest.fixture(scope="module")

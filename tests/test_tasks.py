@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from tiny import finish
+from tiny import finish, never, rows
 
 from mnet_jax import experiment, feed, laboratory, models, report, results, sharding, sweep, train, worker
 from mnet_jax.data import load
@@ -20,20 +20,7 @@ def make(folder, **overrides):
     return plan
 
 
-def never():
-    return False
-
-
-def rows(folder, plan):
-    return [results.comparable(row) for row in results.read_rows(folder, plan)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chunks_of_three():
-    """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed, "CHUNK_STEPS", 3)
-        yield
+pytestmark = pytest.mark.usefixtures("chunks_of_three")
 
 
 @pytest.fixture(scope="module")

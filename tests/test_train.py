@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import EXPERIMENT, finish, write
+from tiny import EXPERIMENT, finish, never, rows, write
 
-from mnet_jax import experiment, feed, results, sweep, train, trained, worker
+from mnet_jax import experiment, results, sweep, train, trained, worker
 from mnet_jax.data import builtin
 from mnet_jax.data.dataset import split
 
@@ -17,24 +17,11 @@ def make(folder, text=EXPERIMENT, **overrides):
     return plan
 
 
-def never():
-    return False
-
-
-def rows(folder, plan):
-    return [results.comparable(row) for row in results.read_rows(folder, plan)]
+pytestmark = pytest.mark.usefixtures("chunks_of_three")
 
 
 def weights(folder, plan):
     return [safetensors.numpy.load_file(results.run_dir(folder, run.name) / "weights.safetensors") for run in plan.runs]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chunks_of_three():
-    """Looks at the stop signal fall into the middle of epochs, which have 4 steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed, "CHUNK_STEPS", 3)
-        yield
 
 
 @pytest.fixture(scope="module")

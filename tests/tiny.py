@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from pathlib import Path
 
-from mnet_jax import jobs, train, worker
+from mnet_jax import jobs, results, train, worker
 
 OVERRIDES = {
     "model.name": "mobilenet_v2",
@@ -47,6 +47,16 @@ def write(folder: Path, text: str = EXPERIMENT) -> Path:
     path = folder / "tiny.py"
     path.write_text(text)
     return path
+
+
+def never() -> bool:
+    """A stop signal that does not come."""
+    return False
+
+
+def rows(folder: Path, plan) -> list:
+    """The rows of a workdir without the clock, to compare with another's."""
+    return [results.comparable(row) for row in results.read_rows(folder, plan)]
 
 
 def finish(folder: Path, plan, moment: int) -> int:

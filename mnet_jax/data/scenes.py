@@ -1,4 +1,4 @@
-"""Scenes: scikit-learn's handwritten digits on its two photographs, with exact boxes, classes and masks.
+"""Scenes: scikit-learn's handwritten digits on its two photographs, with exact boxes, classes and silhouettes as masks.
 
 The photographs are "china.jpg" by danielbuechele and "flower.jpg" by vultilion, both under CC BY 2.0
 (https://creativecommons.org/licenses/by/2.0/); here they are gray, darkened, cropped and drawn upon. No digit and no
