@@ -602,6 +602,33 @@ def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
     assert max(map(len, report.index_text([first, second]).split("\n"))) <= 100
 
 
+def test_over_experiments_all_p_are_corrected_together(tmp_path):
+    """Two experiments of two contrasts: four raw p, by scipy; a contrast without runs does not count."""
+    claim = CLAIM | {"contrasts": [config.greater("linear", "relu6"), config.greater("linear", "relu")]}
+    summaries = []
+    for name, done in (("a", None), ("b", None), ("c", 0)):
+        shift = 0.002 * len(summaries)
+
+        def metrics(run, shift=shift):
+            return make_metrics(run) | {"accuracy": make_metrics(run)["accuracy"] - shift * (run.arm == "linear")}
+
+        write_workdir(tmp_path / name, make_sweep(*THREE, claim=claim), done=done, metrics=metrics)
+        summaries.append(report.summarize(tmp_path / name))
+    raw = [verdict.p for summary in summaries[:2] for verdict in summary.verdicts]
+    expected = [formatting.p_text(p) for p in scipy_stats.false_discovery_control(raw)]
+    lines = index.corrected_lines(summaries)
+    assert [corrected for of in lines for _, corrected in of] == [*expected, "–", "–"]
+    assert "Primary contrasts here: 6, in 3 experiments" in index.families(summaries)
+    assert "would still decide about 0.3 of them" in index.families(summaries)
+    report.write_index(
+        tmp_path, {tmp_path / name: (summary, []) for name, summary in zip("abc", summaries, strict=True)}
+    )
+    page = (tmp_path / "index.html").read_text()
+    assert all(f'<td data-name="BH">{p}</td>' in page for p in expected)
+    assert "Primary contrasts here: 6" in page
+    assert "(Benjamini and Hochberg 1995)" in words(report.index_text(summaries))
+
+
 def test_the_readme_table_is_written_between_its_comments(tmp_path):
     summaries = [summary for summary, _ in both(tmp_path).values()]
     readme = tmp_path / "README.md"
@@ -611,7 +638,7 @@ def test_the_readme_table_is_written_between_its_comments(tmp_path):
     report.write_readme(readme, summaries)
     assert readme.read_text() == once
     assert once.startswith("# Title\n<!-- results -->\n| experiment |")
-    assert once.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert once.endswith(f" |\n\n{index.families(summaries)}\n<!-- end of results -->\nafter\n")
     assert "old" not in once
     points = formatting.interval(ACCURACY, summaries[0].verdicts[0].difference, sign=True)
     assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once

@@ -6,7 +6,7 @@ says, with the contrasts that decide. What else it may define is in `mnet_jax/ex
 """
 
 from mnet_jax.config.arms import at_resolution, multipliers, rows, tuned
-from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, trend
+from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, off_line, straight, trend
 from mnet_jax.config.scales import SCALES, at_scale
 from mnet_jax.config.settings import (
     add_fields,
@@ -52,9 +52,11 @@ __all__ = [
     "greater",
     "interaction",
     "multipliers",
+    "off_line",
     "override",
     "rows",
     "static_fields",
+    "straight",
     "traced_values",
     "trend",
     "tuned",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mnet_jax import formatting, stats
+from mnet_jax.config.claims import Contrast
 from mnet_jax.report.summary import Summary
 from mnet_jax.tasks.base import Metric
 
@@ -19,7 +20,6 @@ class VerdictText(NamedTuple):
 def verdict_texts(summary: Summary) -> list[VerdictText]:
     """One for each primary contrast."""
     metric, rate = summary.metric, summary.baseline.arm.lr
-    tests = sum(verdict.difference.n >= 2 for verdict in summary.verdicts)
     trained = any(arm.arm.cost.get("images") for arm in summary.arms)
     texts = []
     for verdict, same_lr in zip(summary.verdicts, summary.same_lr, strict=True):
@@ -29,7 +29,7 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
         if same_lr is not None:
             numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
-        sentence = verdict_sentence(verdict, metric, tests, summary.baseline.pilot, trained)
+        sentence = verdict_sentence(verdict, metric, len(summary.verdicts), summary.baseline.pilot, trained)
         texts.append(VerdictText(verdict.outcome, sentence, tuple(numbers)))
     return texts
 
@@ -42,7 +42,7 @@ def verdict_sentence(
     Args:
       verdict: what the runs say about a contrast.
       metric: the one that decides.
-      tests: how many contrasts Holm's correction ran over.
+      tests: how many contrasts Holm's correction runs over.
       pilot: how many first seeds the number of all followed from, 0 where it was fixed.
       trained: whether training runs decided, whose budget bounds what they say.
     """
@@ -52,27 +52,48 @@ def verdict_sentence(
     p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
     sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
     sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
-    if outcome == "no difference found" and measured.minimum_detectable_effect > 0:
-        what = "slope" if contrast.kind in ("trend", "interaction") else "difference"
-        effect = formatting.number(metric, measured.minimum_detectable_effect)
-        effect = formatting.with_difference_unit(metric, effect)
-        sentence += f"; these {measured.n} seeds would find a true {what} of {effect} with 80 % power"
+    if outcome.startswith("no ") and verdict.detectable > 0:
+        level = f"at Holm's level of {tests} contrasts " if tests > 1 else ""
+        size = formatting.with_difference_unit(metric, formatting.number(metric, verdict.detectable))
+        what = f"{level}these {measured.n} seeds would find a true {_measure(contrast)} of {size}"
+        if contrast.margin is not None:
+            what = f"were there none, {level}these {measured.n} seeds would show it to lie inside ±{size}"
+        sentence += f"; {what} with 80 % power"
     if pilot:
         sentence += f". The number of seeds, {measured.n}, followed from the width that the interval was to have and "
         sentence += f"the spread of the first {min(pilot, measured.n)}, not from p (Stein 1945)"
-    return sentence + "."
+    return f"{sentence}. {ASKERS.get(contrast.asked_by, '')}".rstrip()
+
+
+ASKERS = {
+    "reader": "The paper does not say so: a reader of it does.",
+    "ours": "The paper does not say so: the question is this experiment's own.",
+}
+"""Who else than the paper says what is tested, in a sentence."""
+
+
+def _measure(contrast: Contrast) -> str:
+    """What is measured, in a word."""
+    kinds = {"trend": "slope", "interaction": "slope", "straight": "bend", "off_line": "distance"}
+    return kinds.get(contrast.kind, "difference")
 
 
 def _fact(verdict: stats.Verdict, metric: Metric) -> str:
     """What was measured, in words that fit the outcome."""
     contrast, measured = verdict.contrast, verdict.difference
     first, last, rises = contrast.arms[0], contrast.arms[-1], measured.mean > 0
-    decided = verdict.outcome in ("supported", "contradicted")
+    decided = not verdict.outcome.startswith("no ")
     amount = formatting.amount(metric, measured, sign=True)
-    if contrast.kind == "equivalent":
+    if contrast.margin is not None:
         margin = formatting.with_difference_unit(metric, f"{contrast.margin:g}")
         where = ("inside" if verdict.outcome == "supported" else "outside") if decided else "not shown to lie inside"
-        return f"{first} - {last} = {amount}, {where} ±{margin}"
+        what = f"{first} - {last} =" if contrast.kind == "equivalent" else f"the bend from {first} to {last} is"
+        return f"{what} {amount}, {where} ±{margin}"
+    if contrast.kind == "off_line":
+        through = f"the line through {', '.join(contrast.arms[1:])}"
+        if decided:
+            return f"{first} lies {'above' if rises else 'below'} {through}, by {amount}"
+        return f"{first} and {through}: distance {amount}"
     if contrast.kind == "trend":
         if decided:
             return f"{metric.title} {'rises' if rises else 'falls'} from {first} to {last}, slope {amount}"
@@ -94,7 +115,8 @@ def claim_text(summary: Summary) -> list[str]:
     if summary.tuning:
         return []
     claim = summary.sweep.claim
-    lines = (("Claim", claim.text), (claim.source or "The paper", claim.published))
+    asks = "Claim" if claim.asked_by == "paper" else "Question not of the paper"
+    lines = ((asks, claim.text), (claim.source or "The paper", claim.published))
     return [f"{label}: {words}" for label, words in lines if words]
 
 

@@ -138,7 +138,10 @@ def contrast_lines(summary: Summary) -> list[ContrastLine]:
     for verdict in summary.verdicts:
         contrast = verdict.contrast
         first, last = contrast.arms[0], contrast.arms[-1]
-        name = f"slope, {first} to {last}" if contrast.kind in ("trend", "interaction") else f"{first} − {last}"
+        name = f"slope, {first} to {last}" if contrast.is_slope else f"{first} − {last}"
+        if contrast.kind in ("straight", "off_line"):
+            name = f"bend, {first} to {last}" if contrast.kind == "straight" else f"{first} off the line to {last}"
+        name += "" if contrast.is_papers else f" ({contrast.asked_by})"
         paper = "–" if contrast.published is None else formatting.number(metric, contrast.published, sign=True)
         here = formatting.interval(metric, verdict.difference, sign=True)
         n, p = str(verdict.difference.n), formatting.p_text(verdict.adjusted)
