@@ -67,7 +67,7 @@ class Difference:
 class Verdict:
     """What the runs say about one primary contrast.
 
-    `difference`  arms[0] - arms[1], or what another kind of contrast measures, in what is printed (points for accuracy).
+    `difference`  arms[0] - arms[1], or what another kind of contrast measures, as printed (in points for accuracy).
     `p`           of the decision that the data favour, see `verdicts`.
     `adjusted`    p after Holm's correction; nan where there was no test.
     `outcome`     "supported"; "contradicted", where the claim is the paper's, else "the opposite found"; "no difference

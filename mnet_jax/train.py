@@ -291,7 +291,7 @@ class Training:
         for number, run in enumerate(self.job.runs):
             if run.name not in self.logs:
                 continue
-            log, diverged_at = self.logs[run.name], int(self.diverged_at[number])
+            log, diverged_at, split = self.logs[run.name], int(self.diverged_at[number]), self.feed.splits[number]
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
@@ -309,7 +309,10 @@ class Training:
                 "data": {
                     "source": self.dataset.name,
                     "fingerprint": self.dataset.fingerprint,
-                    "split": self.feed.splits[number].rule,
+                    "split": split.rule,
+                    "drawn_by_seed": split.drawn,
+                    "train_images": len(split.train),
+                    "test_images": len(split.test),
                     "corrupt": corrupt,
                 },
                 "needs": [source.record for source in self.sources[number].values()],

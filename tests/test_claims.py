@@ -26,7 +26,7 @@ CLAIMS = [
     ("{'metric': 'f1', 'contrasts': (config.greater('linear', 'relu6'),)}", "no metric 'f1'"),
     (
         "{'contrast': (config.greater('linear', 'relu6'),)}",
-        "the claim has no key 'contrast'; did you mean 'contrasts'?; allowed: text, source, asked_by, published, metric",
+        "the claim has no key 'contrast'; did you mean 'contrasts'?; allowed: text, source, asked_by, published",
     ),
     ("{'metrc': 'nll'}", "the claim has no key 'metrc'; did you mean 'metric'?"),
     ("{'txt': 'linear is better'}", "the claim has no key 'txt'; did you mean 'text'?"),

@@ -47,6 +47,7 @@ METRICS = (
     Metric("train_accuracy", "training accuracy", "%", 2, diverged=0.1, group="training"),
     Metric("dead_depthwise", "dead depthwise", "%", 2, group="inside"),
 )
+DRAWN = {"drawn_by_seed": "training and test images", "train_images": 600, "test_images": 897}
 TOP = {"linear": 0.978, "relu6": 0.969, "relu": 0.971, "none": 0.94, "relu6@lr0.6": 0.967}
 
 
@@ -88,7 +89,8 @@ def make_row(sweep, run, metrics, **changes):
         "data": {
             "source": "digits",
             "fingerprint": "0123456789ab",
-            "split": "600 training images, 1197 held out",
+            "split": "600 training images, 897 held out",
+            **DRAWN,
         },
         "versions": {"mnet_jax": "0.1.0", "jax": "0.10.2", "python": "3.11.7", "commit": "abc1234"},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1},
@@ -102,7 +104,7 @@ def make_row(sweep, run, metrics, **changes):
 
 def make_metrics(run):
     rng = np.random.default_rng([run.seed, *run.arm.encode()])
-    accuracy = round(rng.normal(TOP.get(run.arm, 0.97), 0.005) * 1197) / 1197
+    accuracy = round(rng.normal(TOP.get(run.arm, 0.97), 0.005) * 897) / 897
     return {"accuracy": accuracy, "nll": 4 * (1 - accuracy), "train_loss": 0.01, "train_accuracy": 1.0}
 
 
@@ -300,6 +302,30 @@ def test_pictures_of_little_or_odd_data(tmp_path, seeds, done, change):
     titles = [picture.title for picture in report.draw(tmp_path, report.summarize(tmp_path))]
     expected = ["Learning curves", "What it costs", "Every run"]
     assert titles == (expected if done == 1 else ["Differences from linear", *expected])
+
+
+@pytest.mark.parametrize(
+    ("data", "scope", "wider"),
+    [
+        (DRAWN, "over re-splits and initialisations of the same 1,497 images of digits", True),
+        (
+            DRAWN | {"drawn_by_seed": "training images"},
+            "over draws of the training images and initialisations; all seeds are tested on the same 897 images",
+            False,
+        ),
+        (DRAWN | {"drawn_by_seed": "nothing"}, "over initialisations; all seeds are tested on the same 897", False),
+    ],
+)
+def test_a_report_says_what_its_intervals_are_over(tmp_path, data, scope, wider):
+    """Where seeds split the same images anew, the interval for new images stands beside (Nadeau and Bengio 2003)."""
+    rows = write_workdir(tmp_path, make_sweep(*THREE), change=lambda row: row | {"data": row["data"] | data})
+    _, *pages = rendered(tmp_path)
+    d = paired(rows, "linear", "relu6")
+    half = scipy_stats.t.ppf(0.975, 11) * d.std(ddof=1) * math.sqrt(1 / 12 + 897 / 600)
+    shown = f"{d.mean():+.2f} points [{d.mean() - half:+.2f}, {d.mean() + half:+.2f}]"
+    for page in pages:
+        assert scope in words(page)
+        assert (shown in words(page)) == ("for new images (Nadeau and Bengio 2003)" in words(page)) == wider
 
 
 # What must not be compared.

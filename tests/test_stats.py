@@ -86,7 +86,7 @@ def test_equal_arms_differ_by_nothing_even_when_rounded():
 
 @pytest.mark.parametrize(("n", "p"), [(2, 0.5), (6, 0.03125)])
 def test_differences_all_the_same_are_tested_by_their_signs(n, p):
-    """A t-test would say p = 0 here, even of two seeds that happen to differ by one image each, and its interval be 0."""
+    """A t-test would say p = 0 here, even of two seeds that happen to differ by one image each."""
     b = 0.11 * np.arange(1, n + 1)
     found = stats.difference(by_seed(b + 0.01), by_seed(b))  # equal but for rounding
     assert found.sd == 0

@@ -15,7 +15,7 @@ from mnet_jax.fields import nearest
 KINDS = ("greater", "equivalent", "trend", "interaction", "straight", "off_line")
 
 ASKED_BY = ("paper", "reader", "ours")
-"""Who says what a contrast tests: the cited paper; a reader of it, or other literature; or nobody but the experiment."""
+"""Who says what a contrast tests: the cited paper, a reader of it (or other literature), or the experiment alone."""
 
 COSTS = ("madds", "params")
 """Words for the axis of `Claim.curve` that stand for what was counted."""

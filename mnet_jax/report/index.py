@@ -78,9 +78,9 @@ def families(summaries: Sequence[Summary]) -> str:
         return ""
     return (
         f"Primary contrasts here: {contrasts}, in {experiments} experiments. If there were nothing to find in any, "
-        f"uncorrected tests would still decide about {stats.ALPHA * contrasts:.1g} of them, and Holm's correction, which "
-        f"runs within an experiment, about {stats.ALPHA * experiments:.1g}. BH is p corrected over all of them (Benjamini "
-        "and Hochberg 1995): of the contrasts at or below .05 there, about 5 % are expected to be false."
+        f"uncorrected tests would still decide about {stats.ALPHA * contrasts:.1f} of them, falsely, and Holm's "
+        f"correction, which runs within an experiment, about {stats.ALPHA * experiments:.1f}. BH is p corrected over "
+        "all of them (Benjamini and Hochberg 1995): of those at or below .05 there, about 5 % are expected to be false."
     )
 
 

@@ -29,9 +29,30 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
         if same_lr is not None:
             numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
+        if summary.data.get("drawn_by_seed") == RESPLIT and verdict.difference.sd > 0:
+            images = (summary.data["train_images"], summary.data["test_images"])
+            wider = formatting.amount(metric, stats.for_new_images(verdict.difference, *images), sign=True)
+            numbers.append(("here, for new images (Nadeau and Bengio 2003)", wider))
         sentence = verdict_sentence(verdict, metric, len(summary.verdicts), summary.baseline.pilot, trained)
         texts.append(VerdictText(verdict.outcome, sentence, tuple(numbers)))
     return texts
+
+
+RESPLIT = "training and test images"
+"""What seeds draw anew where there is no fixed test set (`mnet_jax.data.dataset.Split`)."""
+
+
+def scope(summary: Summary) -> str:
+    """What the intervals are over, and so what they say nothing about."""
+    data = summary.data
+    if "drawn_by_seed" not in data:
+        return "over seeds"
+    train, test = data["train_images"], data["test_images"]
+    if data["drawn_by_seed"] == RESPLIT:
+        images = f"over re-splits and initialisations of the same {train + test:,} images of {data['source']}"
+        return f"{images}; what is said of new images has an interval of its own, the wider one"
+    draws = "draws of the training images and " if data["drawn_by_seed"] == "training images" else ""
+    return f"over {draws}initialisations; all seeds are tested on the same {test:,} images, and other images may differ"
 
 
 def verdict_sentence(
@@ -146,13 +167,18 @@ def provenance(summary: Summary) -> dict[str, str]:
         if pilot
         else "",
         "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
-        "data": ", ".join(_pairs(summary.data)),
+        "intervals": scope(summary),
+        "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED})),
         "device": summary.device,
         "versions": ", ".join(_pairs(summary.versions)),
         "time": f"{spent:.0f} s, summed over runs: {', '.join(phases)}" if spent else "",
         "command": summary.sweep.command,
     }
     return {name: words for name, words in facts.items() if words}
+
+
+COUNTED = ("drawn_by_seed", "train_images", "test_images")
+"""Of the data, what `split` says in words."""
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:

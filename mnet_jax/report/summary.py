@@ -93,7 +93,7 @@ class Summary:
     warnings: tuple[str, ...]
     diverged: tuple[str, ...]
     settings: tuple[str, Mapping[str, Any]]
-    data: Mapping[str, str]
+    data: Mapping[str, Any]
     versions: Mapping[str, str]
     device: str
     timing: Mapping[str, float]

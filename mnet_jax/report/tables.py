@@ -111,7 +111,7 @@ def _rates_table(summary: Summary) -> Table:
         row += [formatting.number(other, arm.estimate(other).mean) for other in others]
         rows.append((*row, "best" if best else ""))
     header = ("arm", "lr", "n", f"{value_label(metric)} [95 %]", "sd", *map(value_label, others), "")
-    note = "Means over tuning seeds, disjoint from the reported ones, on images held out from the training set."
+    note = "Means over tuning seeds, disjoint from the reported ones, on images that no reported run is tested on."
     return Table("Learning rates", header, tuple(rows), note, tuple(marked))
 
 
