@@ -128,7 +128,7 @@ def _trains(plan: Plan) -> bool:
 
 
 def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None = None) -> int:
-    """Trains what is missing, and the seeds that `seeds_until` then asks for; reports.
+    """Trains what is missing, and the seeds or rates that the finished runs then ask for; reports.
 
     `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
     when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
@@ -141,7 +141,7 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
         sharding.broadcast_from_first(0)  # the others wait for what they are about to read
         status, failures = _train_missing(plans, processes)
         finished = not (status or failures)
-        more = finished and any(sweep.with_more_seeds(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
+        more = finished and any(sweep.widened(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
         if not sharding.broadcast_from_first(more):
             break
     if sharding.is_first():
@@ -160,8 +160,8 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
 def _written(plan: Plan) -> Plan:
     from mnet_jax import jobs, sweep
 
-    widened = sweep.with_more_seeds(plan.workdir, plan.sweep)
-    return Plan(plan.experiment, jobs.write(plan.workdir, widened, plan.experiment), plan.workdir)
+    wider = sweep.widened(plan.workdir, plan.sweep)
+    return Plan(plan.experiment, jobs.write(plan.workdir, wider, plan.experiment), plan.workdir)
 
 
 def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, list[str]]:

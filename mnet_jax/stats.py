@@ -99,7 +99,7 @@ def estimate(values: Iterable[float], pilot: int = 0) -> Estimate:
     sd = float(first.std(ddof=1))
     if sd < 1e-9 * np.abs(array).max():  # equal but for rounding
         return Estimate(n, mean, 0.0, math.nan, math.nan, len(first) - 1)
-    half = _critical(len(first) - 1, ALPHA) * sd / math.sqrt(n)
+    half = critical(len(first) - 1) * sd / math.sqrt(n)
     return Estimate(n, mean, sd, mean - half, mean + half, len(first) - 1)
 
 
@@ -138,7 +138,7 @@ def for_new_images(measured: Difference, train: int, test: int) -> Difference:
     """
     if not measured.sd > 0:
         return measured
-    half = _critical(measured.degrees, ALPHA) * measured.sd * math.sqrt(1 / measured.n + test / train)
+    half = critical(measured.degrees) * measured.sd * math.sqrt(1 / measured.n + test / train)
     return replace(measured, low=measured.mean - half, high=measured.mean + half)
 
 
@@ -165,11 +165,12 @@ def seeds_for_width(
     for verdict in verdicts(contrasts, values, factor):
         x = verdict.contrast.x
         sd = verdict.difference.sd * (max(x) - min(x) if verdict.contrast.is_slope else 1)
-        seeds = max(seeds, math.ceil((2 * _critical(pilot - 1, ALPHA) * sd / width) ** 2))
+        seeds = max(seeds, math.ceil((2 * critical(pilot - 1) * sd / width) ** 2))
     return seeds
 
 
-def _critical(degrees: int, alpha: float) -> float:
+def critical(degrees: int, alpha: float = ALPHA) -> float:
+    """Of how many standard errors a two-sided t-test at `alpha` takes notice."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 1 - alpha / 2))
@@ -186,8 +187,8 @@ def power(effect: float, sd: float, n: int, alpha: float = ALPHA, degrees: int =
     if n < 2 or not sd > 0:
         raise ValueError(f"power needs at least 2 seeds and a positive sd; got n={n}, sd={sd}")
     degrees = degrees or n - 1
-    critical, shift = _critical(degrees, alpha), abs(effect) / sd * math.sqrt(n)
-    missed, wrong_side = np.nan_to_num(nctdtr(degrees, shift, (critical, -critical)))  # nan now and then below 1e-16
+    t, shift = critical(degrees, alpha), abs(effect) / sd * math.sqrt(n)
+    missed, wrong_side = np.nan_to_num(nctdtr(degrees, shift, (t, -t)))  # nan now and then below 1e-16
     return float(1 - missed + wrong_side)
 
 
@@ -211,10 +212,10 @@ def detectable_margin(n: int, degrees: int, alpha: float) -> float:
     from scipy.special import chdtri, ndtr, stdtrit
 
     ranks = (np.arange(2000) + 0.5) / 2000
-    ratios, critical = np.sqrt(chdtri(degrees, ranks) / degrees), stdtrit(degrees, 1 - alpha)
+    ratios, t = np.sqrt(chdtri(degrees, ranks) / degrees), stdtrit(degrees, 1 - alpha)
 
     def shown(margin: float) -> float:
-        room = np.maximum(margin * math.sqrt(n) - critical * ratios, 0.0)
+        room = np.maximum(margin * math.sqrt(n) - t * ratios, 0.0)
         return float(np.mean(2 * ndtr(room) - 1))
 
     return _root(shown, n, degrees, alpha)
@@ -224,7 +225,7 @@ def _root(found: Callable[[float], float], n: int, degrees: int, alpha: float) -
     """Where the chance that is `found` of a size, which grows with it, is POWER."""
     from scipy.optimize import brentq
 
-    most = (_critical(degrees, alpha / 2) + 2) * 8 / math.sqrt(n)
+    most = (critical(degrees, alpha / 2) + 2) * 8 / math.sqrt(n)
     return float(brentq(lambda size: found(size) - POWER, 0.0, most))  # pyrefly: ignore
 
 

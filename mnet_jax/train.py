@@ -277,7 +277,8 @@ class Training:
         Where every run diverged they stay: the newest is the last from before, to look at, or to go on from once the
         rows are removed.
         """
-        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        trained = self.state["ema"] or self.state
+        parts = sharding.fetch((trained["params"], trained["batch_stats"]))
         corrupt = sharding.sum_over_processes(self.corrupt + self.feed.corrupt)
         analyzed = (
             self.cfg.analysis
@@ -295,14 +296,14 @@ class Training:
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, batch_stats = trained = _of_run(parts, number)
-                weights.save(log.folder / "weights.safetensors", params, batch_stats, self._header(number))
+                own = _of_run(parts, number)
+                weights.save(log.folder / "weights.safetensors", *own, self._header(number))
                 log.close()
             line = log.lines[-1]
             metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}
             if analyzed and diverged_at < 0:
                 with self.clock.spent("evaluation"):
-                    metrics |= self._analyze(number, trained, _of_run(initial, number))
+                    metrics |= self._analyze(number, own, _of_run(initial, number))
             row = provenance.describe(self.plan, self.job, run)
             row["device"]["depthwise"] = self.depthwise
             row |= {

@@ -26,6 +26,7 @@ from mnet_jax.tasks.base import Metric
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
 CONFIG = {
     "task": "classification",
+    "seeds": 12,
     "model.name": "d17",
     "train.epochs": 30,
     "optim.lr": 0.6,
@@ -414,24 +415,33 @@ def tune_sweep(rates=(0.1, 0.3, 0.6)):
 
 
 def tune_metrics(run):
-    best = {"linear@lr0.3": 0.98, "relu6@lr0.6": 0.975, "relu6@lr0.1": 0.975}.get(run.arm, 0.95)
-    nll = 0.2 if run.arm == "relu6@lr0.1" else 0.1
-    return {"accuracy": best + 0.001 * (run.seed - 10_001), "nll": nll}
+    """Parabolas in the logarithm of the rate, with their tops at 0.3 and beyond 0.6."""
+    top = {"linear": 0.3, "relu6": 1.0}[run.arm.split("@")[0]]
+    rate = float(run.arm.split("@lr")[1])
+    wobble = 0.001 * math.sin(7 * run.seed + 40 * rate)
+    return {"accuracy": 0.98 - 0.01 * math.log(rate / top) ** 2 + wobble, "nll": 0.1}
 
 
-def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
-    """relu6 is as accurate at 0.1 as at 0.6, where its NLL is lower."""
+def test_tuning_fits_the_rates_says_how_sure_they_are_and_names_edges(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     summary, *pages = rendered(tmp_path)
-    assert summary.tuned == {"linear": 0.3, "relu6": 0.6}
+    choice = summary.tuned["linear"]
+    assert choice.rate == pytest.approx(0.3, abs=0.05)
+    assert (summary.tuned["relu6"].rate, summary.tuned["relu6"].edge) == (0.6, "highest")
     for page in pages:
-        assert 'TUNED_LR = {"linear": 0.3, "relu6": 0.6}' in page.replace("&#34;", '"')
-        assert "relu6: the best learning rate, 0.6, is the highest" in page
+        shown = page.replace("&#34;", '"')
+        assert f'"linear": {choice.rate:g},  # times or by {choice.factor:.2f}, which costs {choice.cost:.2f}' in shown
+        assert '"relu6": (0.6, "edge"),  # the highest that was tried' in shown
+        assert "relu6: the best learning rate, 0.6, is the highest" in words(page)
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = tables.main_tables(summary)
-    assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
-    assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
+    scope = {}
+    exec(sentences.tuned_lines(summary), scope)
+    assert scope["TUNED_LR"] == {"linear": choice.rate, "relu6": (0.6, "edge")}
+    (tried, chosen) = tables.main_tables(summary)
+    assert tried.rows[1][:2] == ("linear", "0.3")
+    assert [row[0] for row in chosen.rows] == ["linear", "relu6"]
+    assert chosen.rows[1][2:] == ("–", "–", "–", "–", "highest")
 
 
 def test_half_a_tuning_names_no_rate(tmp_path):
@@ -441,14 +451,13 @@ def test_half_a_tuning_names_no_rate(tmp_path):
     assert all("PARTIAL: 17 of 18" in page and "TUNED_LR" not in page for page in pages)
 
 
-def test_many_tuned_rates_are_one_a_line(tmp_path):
-    write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
-    many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = sentences.tuned_lines(many)
-    assert lines.count("\n") == 10
-    scope = {}
-    exec(lines, scope)
-    assert scope["TUNED_LR"] == many.tuned
+def test_a_verdict_over_a_rate_at_the_edge_is_marked(tmp_path):
+    write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu6", lr_at_edge=True)))
+    marked = "The learning rate of relu6 was at the edge of those that were tried."
+    _, *pages = rendered(tmp_path)
+    for page in pages:
+        assert marked in words(page)
+        assert "relu6: its learning rate, 0.6, was at the edge" in words(page)
 
 
 # Other tasks, odd names, the page itself.
@@ -828,16 +837,16 @@ def test_a_diverged_run_without_a_score_is_left_out_and_named(tmp_path):
 
 
 def test_a_tuning_goes_by_the_direction_of_the_first_metrics(tmp_path):
-    """Both rates are as good in the first metric, of which less is better; of the second more is."""
+    """Two rates are as good in the first metric, of which less is better; of the second more is."""
     first, second = Metric("distance", "distance", "km", 1, higher_is_better=False), Metric("recall", "recall", "%", 2)
-    scores = {0.1: (3.0, 0.9), 0.3: (2.0, 0.5), 0.6: (2.0, 0.7), 1.0: (2.5, 0.9)}
+    scores = {0.1: (3.0, 0.9), 0.3: (2.0, 0.5), 0.6: (2.0, 0.7), 1.2: (3.0, 0.9)}
 
     def metrics(run):
         return dict(zip(("distance", "recall"), scores[float(run.arm.split("@lr")[1])], strict=True))
 
     write_workdir(tmp_path, replace(tune_sweep(tuple(scores)), metrics=(first, second)), metrics=metrics)
     summary, text, *_ = rendered(tmp_path)
-    assert summary.tuned == {"linear": 0.6, "relu6": 0.6}
+    assert [choice.rate for choice in summary.tuned.values()] == [0.42, 0.42]
     assert summary.warnings == ()
     assert "distance, km [95 %]" in text
     assert "70.00" in text

@@ -11,13 +11,16 @@ from mnet_jax.errors import UserError
 from mnet_jax.fields import nearest
 from mnet_jax.models.specs import NETWORKS
 
+Rate = float | tuple[float, str]
+"""A tuned learning rate, or (rate, "edge") where it was the lowest or the highest that was tried."""
+
 
 def tuned(
-    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float] | float], config: ConfigDict
+    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, Rate] | float], config: ConfigDict
 ) -> Iterator[dict[str, Any]]:
     """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's.
 
-    A number in the place of the arms' rates is that of all.
+    A number in the place of the arms' rates is that of all; a pair (rate, "edge") says that no rate beyond was tried.
     """
     of_scale = rates.get(config.scale, {})
     if isinstance(of_scale, Mapping):
@@ -28,7 +31,12 @@ def tuned(
                 )
     for name, overrides in arms.items():
         lr = of_scale.get(name, config.optim.lr) if isinstance(of_scale, Mapping) else of_scale
-        yield {"name": name, **overrides, "optim.lr": lr}
+        lr, *edge = lr if isinstance(lr, tuple) else (lr,)
+        if edge not in ([], ["edge"]):
+            raise UserError(
+                f"the learning rate of arm {name!r} is {(lr, *edge)!r}; allowed: a number, or (number, 'edge')"
+            )
+        yield {"name": name, **overrides, "optim.lr": lr, "lr_at_edge": bool(edge)}
 
 
 def at_resolution(config: ConfigDict, pixels: int) -> dict[str, int]:

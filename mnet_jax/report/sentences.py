@@ -1,9 +1,10 @@
 """Summary -> sentences: the claim, its verdicts, how the numbers came about. The same for all renderers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mnet_jax import formatting, stats
+from mnet_jax import formatting, stats, tuning
 from mnet_jax.config.claims import Contrast
 from mnet_jax.report.summary import Summary
 from mnet_jax.tasks.base import Metric
@@ -33,7 +34,10 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             images = (summary.data["train_images"], summary.data["test_images"])
             wider = formatting.amount(metric, stats.for_new_images(verdict.difference, *images), sign=True)
             numbers.append(("here, for new images (Nadeau and Bengio 2003)", wider))
+        at_edge = [arm for arm in verdict.contrast.arms if summary.sweep.arm(arm).lr_at_edge]
         sentence = verdict_sentence(verdict, metric, len(summary.verdicts), summary.baseline.pilot, trained)
+        if at_edge:
+            sentence += f" The learning rate of {', '.join(at_edge)} was at the edge of those that were tried."
         texts.append(VerdictText(verdict.outcome, sentence, tuple(numbers)))
     return texts
 
@@ -145,9 +149,25 @@ def tuned_lines(summary: Summary) -> str:
     """What to paste into the experiment file, a comment while runs are missing."""
     if not summary.tuned:
         return "# the best learning rates, once all runs are done"
-    pairs = [f'"{variant}": {lr}' for variant, lr in summary.tuned.items()]
-    line = f"TUNED_LR = {{{', '.join(pairs)}}}"
-    return line if len(line) <= 100 else "\n".join(["TUNED_LR = {", *(f"    {pair}," for pair in pairs), "}"])
+    lines = [
+        f'    "{variant}": {_rate(choice)},  # {_noise(summary.metric, choice)}'
+        for variant, choice in summary.tuned.items()
+    ]
+    return "\n".join(["TUNED_LR = {", *lines, "}"])
+
+
+def _rate(choice: tuning.Choice) -> str:
+    return f'({choice.rate:g}, "edge")' if choice.edge else f"{choice.rate:g}"
+
+
+def _noise(metric: Metric, choice: tuning.Choice) -> str:
+    """How sure a learning rate is, in few words."""
+    if choice.edge:
+        return f"the {choice.edge} that was tried"
+    if math.isnan(choice.cost):
+        return "the best of those that were tried"
+    cost = formatting.with_difference_unit(metric, formatting.number(metric, choice.cost))
+    return f"times or by {choice.factor:.2f}, which costs {cost}"
 
 
 def minutes(summary: Summary) -> str:
