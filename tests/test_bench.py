@@ -341,7 +341,7 @@ def test_what_is_measured_is_written_before_the_rest_starts(tmp_path, monkeypatc
         (["--regime", "7"], "--regime 7; the regimes of step are: tiny; other"),
         (["--out", "FILE/folder"], "FILE/folder: Not a directory; allowed: a folder that can be written"),
         (["--out", "FILE"], "FILE: File exists; allowed: a folder that can be written"),
-        (["--data", "--rounds", "0"], "--rounds 0; allowed: 1 to 1,000"),
+        (["--data", "--rounds", "0"], "--rounds 0; allowed: at least 1"),
         (["--data", "--batches", "0"], "--batches 0; allowed: at least 1"),
     ],
 )

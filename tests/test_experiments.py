@@ -42,7 +42,7 @@ CASES = [(path, scale) for path in FILES for scale in scales(path)]
 @pytest.mark.parametrize(("path", "scale"), CASES, ids=[f"{path.stem}-{scale}" for path, scale in CASES])
 def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
     if scale == "imagenet":  # Many large networks: their costs are counted in the slow test below.
-        monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
+        monkeypatch.setattr(sweep, "with_costs", lambda arms, *_: arms)
     plan = sweep.plan(load(path), scale, {}, "train", "")
     assert_kept(plan)
 
@@ -93,7 +93,7 @@ def test_claims_say_what_is_printed_and_where(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
     """A rate under a misspelt name would not be used, and nobody would notice."""
-    monkeypatch.setattr(sweep, "_with_costs", lambda arms, *_: arms)
+    monkeypatch.setattr(sweep, "with_costs", lambda arms, *_: arms)
     experiment = load(path)
     for scale, rates in experiment.sweep.__globals__.get("TUNED_LR", {}).items():
         plan = sweep.plan(experiment, scale, {}, "train", "")

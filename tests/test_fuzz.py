@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import EXPERIMENT, write
 
-from mnet_jax import config, experiment, laboratory, main, report, results, runtime, status, sweep
+from mnet_jax import arm_cost, config, experiment, laboratory, main, report, results, runtime, status, sweep
 from mnet_jax.data import load, prepare
 
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -46,7 +46,7 @@ def nothing_is_measured():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(laboratory, "minutes", lambda *_: "")
         patch.setattr(
-            sweep, "_count", lambda cfg, code: ("0", {"madds": 1.0, "params": 1, "images": 1, "resolution": 8})
+            arm_cost, "_count", lambda cfg, code: ("0", {"madds": 1.0, "params": 1, "images": 1, "resolution": 8})
         )
         yield
 

@@ -12,7 +12,7 @@ import pytest
 from test_fuzz import folder, nothing_is_measured, workdir  # noqa: F401 (fixtures)
 from tiny import write
 
-from mnet_jax import experiment, main, report, results, runtime, schema, sharding, status, sweep, workers
+from mnet_jax import arm_cost, experiment, main, report, results, runtime, schema, sharding, status, sweep, workers
 from mnet_jax.errors import UserError
 
 
@@ -173,7 +173,7 @@ def test_a_process_that_waits_for_others_says_so(monkeypatch, caplog):
 
 def test_networks_are_counted_once(monkeypatch, tmp_path):
     counted = []
-    monkeypatch.setattr(sweep, "_count", lambda cfg, code: counted.append(1) or ("0", {"madds": 1.0, "params": 1}))
+    monkeypatch.setattr(arm_cost, "_count", lambda cfg, code: counted.append(1) or ("0", {"madds": 1.0, "params": 1}))
     plan = make(tmp_path, mode="tune")
     assert len(plan.arms) == 8
     assert len(counted) == 2
