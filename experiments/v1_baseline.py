@@ -24,6 +24,7 @@ def get_config(scale="digits"):
 claim = {
     "text": "MobileNetV1 reaches 70.6 % top-1.",
     "source": "Howard et al. 2017, Table 4",
+    "asked_by": "paper",
     "published": "70.6 % ImageNet top-1",
     "metric": "accuracy",
     "contrasts": (),

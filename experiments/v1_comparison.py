@@ -41,6 +41,7 @@ def sweep(cfg):
 claim = {
     "text": "MobileNetV1 is about as accurate as far larger networks.",
     "source": "Howard et al. 2017, Tables 8 and 9",
+    "asked_by": "paper",
     "published": "70.6, GoogLeNet 69.8, VGG-16 71.5; at .5 and 160 pixels 60.2, SqueezeNet 57.5, AlexNet 57.2 % top-1",
     "metric": "accuracy",
     "contrasts": (

@@ -296,8 +296,8 @@ class Training:
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                own = _of_run(parts, number)
-                weights.save(log.folder / "weights.safetensors", *own, self._header(number))
+                own = params, batch_stats = _of_run(parts, number)
+                weights.save(log.folder / "weights.safetensors", params, batch_stats, self._header(number))
                 log.close()
             line = log.lines[-1]
             metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}

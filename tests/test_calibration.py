@@ -65,7 +65,7 @@ def test_a_planted_shift_is_found_with_the_stated_power(accuracies):
 KINDS = {
     "greater": greater("a", "b"),
     "trend": trend("abcd", (1, 2, 4, 6)),
-    "interaction": interaction(["ab", "cd"], (0, 1)),
+    "interaction": interaction([("a", "b"), ("c", "d")], (0, 1)),
     "off_line": off_line("abcd", (1, 2, 4, 6)),
     "equivalent": equivalent("a", "b", margin=1.0),
     "straight": straight("abcd", (1, 2, 4, 6), margin=1.0),
@@ -91,7 +91,7 @@ def test_what_the_seeds_would_find_is_found_80_times_in_100(kind, n, family):
     if contrast.margin is None:
         lift = weights * stats.detectable_effect(n, n - 1, level) / sd
     else:
-        contrast = replace(contrast, margin=stats.detectable_margin(n, n - 1, level) * sd)
+        contrast = replace(contrast, margin=stats.detectable_margin(n, n - 1, level) * float(sd))
     noise = np.random.default_rng(0).normal(0, 1, (4000, 8, n))
     contrasts = [contrast, *NULL][:family]
     found = [judged(contrasts, table)[0].outcome == "supported" for table in noise + lift[:, None]]

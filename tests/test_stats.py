@@ -290,7 +290,7 @@ def test_straight_tests_the_bend_of_the_parabola(rng):
     x = np.array([0.0, 2.0, 4.0, 8.0])
     bent = 3 * x + x * (8 - x) / 32 + rng.normal(0, 0.05, (9, 4))
     values = {name: by_seed(column) for name, column in zip("abcd", bent.T, strict=True)}
-    inside, outside = (judge(values, straight("abcd", x, margin), metric=ERROR)[0] for margin in (0.7, 0.2))
+    inside, outside = (judge(values, straight("abcd", list(x), margin), metric=ERROR)[0] for margin in (0.7, 0.2))
     sagittas = -np.polyfit(x, bent.T, 2)[0] * 4**2
     assert inside.difference.mean == pytest.approx(sagittas.mean()) == pytest.approx(0.5, abs=0.1)
     assert (inside.outcome, outside.outcome) == ("supported", "contradicted")
@@ -302,7 +302,7 @@ def test_straight_tests_the_bend_of_the_parabola(rng):
 def test_off_line_tests_the_distance_from_the_others_line(rng):
     x, y = np.array([1.0, 2.0, 3.0, 5.0]), rng.normal([0.0, 4.0, 5.0, 7.0], 0.1, (8, 4))
     values = {name: by_seed(column) for name, column in zip("abcd", y.T, strict=True)}
-    below, above = (judge(values, off_line("abcd", x, sign=sign), metric=ERROR)[0] for sign in (-1, 1))
+    below, above = (judge(values, off_line("abcd", list(x), sign=sign), metric=ERROR)[0] for sign in (-1, 1))
     slope, height = np.polyfit(x[1:], y[:, 1:].T, 1)
     distances = y[:, 0] - (slope * x[0] + height)
     assert below.difference.mean == pytest.approx(distances.mean())

@@ -5,7 +5,7 @@ generator of overrides `{"model.project_act": "relu6"}` with the keys of the com
 says, with the contrasts that decide. What else it may define is in `mnet_jax/experiment.py`.
 """
 
-from mnet_jax.config.arms import at_resolution, multipliers, rows, tuned
+from mnet_jax.config.arms import at_highest, at_resolution, multipliers, rows, tuned
 from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, off_line, straight, trend
 from mnet_jax.config.scales import SCALES, at_scale
 from mnet_jax.config.settings import (
@@ -42,6 +42,7 @@ __all__ = [
     "Range",
     "Task",
     "add_fields",
+    "at_highest",
     "at_resolution",
     "at_scale",
     "check",
