@@ -430,7 +430,10 @@ def test_tuning_fits_the_rates_says_how_sure_they_are_and_names_edges(tmp_path):
     assert (summary.tuned["relu6"].rate, summary.tuned["relu6"].edge) == (0.6, "highest")
     for page in pages:
         shown = page.replace("&#34;", '"')
-        assert f'"linear": {choice.rate:g},  # times or by {choice.factor:.2f}, which costs {choice.cost:.2f}' in shown
+        assert (
+            f'"linear": {choice.rate:g},  # give or take a factor of {choice.factor:.2f}, which costs {choice.cost:.2f}'
+            in shown
+        )
         assert '"relu6": (0.6, "edge"),  # the highest that was tried' in shown
         assert "relu6: the best learning rate, 0.6, is the highest" in words(page)
         assert "linear: the best" not in page

@@ -140,8 +140,8 @@ def claim_text(summary: Summary) -> list[str]:
     if summary.tuning:
         return []
     claim = summary.sweep.claim
-    asks = "Claim" if claim.asked_by == "paper" else "Question not of the paper"
-    lines = ((asks, claim.text), (claim.source or "The paper", claim.published))
+    whose = {"reader": "A reader's claim", "ours": "Our own claim"}
+    lines = ((whose.get(claim.asked_by, "Claim"), claim.text), (claim.source or "The paper", claim.published))
     return [f"{label}: {words}" for label, words in lines if words]
 
 
@@ -167,7 +167,7 @@ def _noise(metric: Metric, choice: tuning.Choice) -> str:
     if math.isnan(choice.cost):
         return "the best of those that were tried"
     cost = formatting.with_difference_unit(metric, formatting.number(metric, choice.cost))
-    return f"times or by {choice.factor:.2f}, which costs {cost}"
+    return f"give or take a factor of {choice.factor:.2f}, which costs {cost}"
 
 
 def minutes(summary: Summary) -> str:

@@ -123,7 +123,7 @@ def _choices_table(summary: Summary) -> Table:
         error = "–" if math.isnan(choice.factor) else f"{choice.factor:.2f}"
         rows.append((variant, f"{choice.rate:g}", error, *sizes, more, choice.edge))
     unit = f", {metric.difference_unit}" if metric.difference_unit else ""
-    header = ("arm", "lr", "times or by", f"costs{unit}", f"half-width{unit}", "more seeds", "edge")
+    header = ("arm", "lr", "error, factor", f"costs{unit}", f"half-width{unit}", "more seeds", "edge")
     note = "Where the parabola through the scores around the best rate is highest, its standard error by the jackknife "
     note += (
         "over tuning seeds, and what that error costs on average, beside about half the 95 % interval that a verdict "
