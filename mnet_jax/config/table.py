@@ -78,7 +78,9 @@ _COMMON: Mapping[str, Field] = {
     "model.norm.momentum": Field(0.997, "decay of BatchNorm's running statistics (released V2 code)", FRACTION),
     "model.norm.eps": Field(1e-3, "added to BatchNorm's variance (released V2 code)", POSITIVE),
     "model.norm.group": Field(
-        96, "images whose statistics are shared (V2 6.1: 96 a worker); 0 = the batch", NONNEGATIVE
+        96,
+        "images whose statistics are shared (V2 6.1: 96 a worker), a divisor of the batch; 0 = the batch",
+        NONNEGATIVE,
     ),
     # The data.
     "data.source": Field(

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnet_jax import config, formatting, results, stats, tuning
+from mnet_jax import config, formatting, results, stats
 from mnet_jax.errors import UserError
 from mnet_jax.tasks.base import Metric
+from mnet_jax.tuning import Choice, choices
 
 Row = dict[str, Any]
 
@@ -89,7 +90,7 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[stats.Verdict, ...]
     same_lr: tuple[stats.Difference | None, ...]
-    tuned: Mapping[str, tuning.Choice]
+    tuned: Mapping[str, Choice]
     warnings: tuple[str, ...]
     diverged: tuple[str, ...]
     settings: tuple[str, Mapping[str, Any]]
@@ -139,7 +140,7 @@ def summarize(workdir: Path) -> Summary:
     at_same_lr = {arm: stored[metric.name][copies.get(arm, arm)] for arm in stored[metric.name]}
     beside = stats.verdicts(contrasts, at_same_lr, metric.print_factor, pilot)
     versions = _distinct(rows, "versions")
-    tuned = tuning.choices(sweep, rows) if tunes and len(rows) == len(sweep.runs) else {}
+    tuned = choices(sweep, rows) if tunes and len(rows) == len(sweep.runs) else {}
     return Summary(
         sweep=sweep,
         metrics=metrics,
@@ -244,7 +245,7 @@ def _comparison(sweep: results.Sweep, arm: ArmSummary, baseline: ArmSummary) -> 
     return Comparison(arm, role, differences)
 
 
-def _edges(sweep: results.Sweep, tuned: Mapping[str, tuning.Choice]) -> Iterable[str]:
+def _edges(sweep: results.Sweep, tuned: Mapping[str, Choice]) -> Iterable[str]:
     """Which learning rates were those at the end of what was tried."""
     for variant, choice in tuned.items():
         if choice.edge:
