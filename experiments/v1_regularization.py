@@ -6,7 +6,7 @@ So the lead of plain training should be larger in the small network than in the 
 
     python -m mnet_jax.main --config experiments/v1_regularization.py    # 144 runs
 
-Networks of half and of twice the scale's width are trained plain, with label smoothing, and with one distortion each:
+Networks of 0.5 and 1.5 times the scale's width are trained plain, with label smoothing, and with one distortion each:
 shifts three times as far as the scale's own (on ImageNet RandAugment in their place), brightness, contrast and
 saturation times 0.6 to 1.4, a rectangle erased from half of the images, mixup. The budget is 120 epochs, or the scale's
 own where that is more, for it takes long to overfit. Whether the last three help is this experiment's own question.
@@ -16,7 +16,7 @@ Measured: nothing yet.
 
 from mnet_jax import config
 
-WIDTHS = {"small": 0.5, "large": 2.0}
+WIDTHS = {"small": 0.5, "large": 1.5}
 TUNED_LR: dict[str, dict[str, float]] = {}
 
 
