@@ -3,10 +3,10 @@
 Claim: accuracy is log-linear in multiply-adds over the 16 networks of 4 widths and 4 resolutions, and falls off
 smoothly until the network is too small at width 0.25 (Howard et al. 2017, section 4.2, Tables 6 and 7, Figure 4).
 
-    python -m mnet_jax.main --config experiments/v1_width_resolution.py                  # 144 runs of Fashion-MNIST
+    python -m mnet_jax.main --config experiments/v1_width_resolution.py:fashion_mnist    # 144 runs
     python -m mnet_jax.main --config experiments/v1_width_resolution.py:cifar10_quick    # 144 runs
 
-The images are as they come or smaller, never enlarged, and are shifted by the same share of their side. The trends are
+The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their side. The trends are
 against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al. 2017, equation 7),
 so a slope is in points for each doubling of them. At the highest resolution, the bend over widths .5 to 1 tests whether
 that is a line (the paper's own figures bend by 0.7 points there), and width .25 whether it falls off that line.
@@ -32,7 +32,7 @@ PRINTED = (  # million multiply-adds, ImageNet top-1 in %: from the vectors of S
 TUNED_LR: dict[str, dict[str, float]] = {}
 
 
-def get_config(scale="fashion_mnist"):
+def get_config(scale="digits"):
     cfg = config.at_scale(scale, "v1", only=tuple(RESOLUTIONS))
     if scale != "imagenet":
         cfg.seeds = 12

@@ -17,7 +17,7 @@ from mnet_jax.models.layers import SqueezeExcite, hard_sigmoid
 WIDTHS = {"digits": 1.05, "fashion_mnist": 1.04, "cifar10_quick": 1.04, "cifar10": 1.04, "imagenet": 1.05}
 """Width at which the plain network has 1 to 5 % more multiply-adds than the one with gates."""
 
-TUNED_LR: dict[str, dict[str, float]] = {}
+TUNED_LR = {"digits": {"plain": 0.3, "squeeze_excite": 0.9, "plain,wider": 0.3}}
 
 
 class SqueezeExciteResidual(InvertedResidual):

@@ -3,10 +3,10 @@
 Claim: both multipliers trade accuracy smoothly for multiply-adds and parameters (Sandler et al. 2018, section 6.1,
 Figure 5: 22 points from 0.35 at 96 pixels, 45.5 %, to 1.4 at 224, 74.96 % ImageNet top-1).
 
-    python -m mnet_jax.main --config experiments/v2_width_resolution.py                  # 144 runs of Fashion-MNIST
+    python -m mnet_jax.main --config experiments/v2_width_resolution.py:fashion_mnist    # 144 runs
     python -m mnet_jax.main --config experiments/v2_width_resolution.py:cifar10_quick    # 144 runs
 
-The images are as they come or smaller, never enlarged, and are shifted by the same share of their side. The trends are
+The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their side. The trends are
 against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al. 2017, equation 7),
 so a slope is in points for each doubling of them. Whether the rise with width is a line, and does not bend, is this
 experiment's own question.
@@ -39,7 +39,7 @@ PRINTED = (  # million multiply-adds, ImageNet top-1 in %: from the vectors of S
 TUNED_LR: dict[str, dict[str, float]] = {}
 
 
-def get_config(scale="fashion_mnist"):
+def get_config(scale="digits"):
     cfg = config.at_scale(scale, "v2", only=tuple(RESOLUTIONS))
     if scale != "imagenet":
         cfg.seeds = 12

@@ -1,5 +1,6 @@
 """The Python API: plan, train and report experiments, as the command line does."""
 
+import functools
 import glob
 import inspect
 import logging
@@ -133,35 +134,46 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
     `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
     when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
     """
-    from mnet_jax import jobs, sharding, sweep
+    from mnet_jax import sharding, sweep
 
     while True:
-        if sharding.is_first():
-            plans = [_written(plan) for plan in plans]
-        sharding.broadcast_from_first(0)  # the others wait for what they are about to read
+        plans = sharding.on_first(functools.partial(_written, plans)) or plans
         status, failures = _train_missing(plans, processes)
         finished = not (status or failures)
         more = finished and any(sweep.widened(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
         if not sharding.broadcast_from_first(more):
             break
-    if sharding.is_first():
-        summaries = report([plan.workdir for plan in plans], out)
-        left = sum(len(jobs.left(plan.workdir, plan.sweep)) for plan in plans)
-        failures += [line for plan in plans for line in jobs.stopped(plan.workdir, plan.sweep)]
-        for line in failures:
-            logging.error(line)
-        if left:
-            all_jobs = sum(len(plan.sweep.jobs) for plan in plans)
-            logging.info("%d of %d jobs are left; the same command goes on", left, all_jobs)
-        status = (1 if failures else 75) if left else int(len(summaries) < len(plans))
-    return sharding.broadcast_from_first(status)  # the others wait for the report: to end early would be to fail
+    reported = sharding.on_first(functools.partial(_reported, plans, failures, out))
+    return sharding.broadcast_from_first(status if reported is None else reported)
 
 
-def _written(plan: Plan) -> Plan:
+def _reported(plans: Sequence[Plan], failures: Sequence[str], out: Path | None) -> int:
+    """The exit status, after the report, a line for each failure, and how many jobs are left."""
+    from mnet_jax import jobs
+
+    summaries = report([plan.workdir for plan in plans], out)
+    left = sum(len(jobs.left(plan.workdir, plan.sweep)) for plan in plans)
+    failures = [*failures, *(line for plan in plans for line in jobs.stopped(plan.workdir, plan.sweep))]
+    for line in failures:
+        logging.error(line)
+    if left:
+        all_jobs = sum(len(plan.sweep.jobs) for plan in plans)
+        logging.info("%d of %d jobs are left; the same command goes on", left, all_jobs)
+        return 1 if failures else 75
+    return int(len(summaries) < len(plans))
+
+
+def _written(plans: Sequence[Plan]) -> list[Plan]:
     from mnet_jax import jobs, sweep
 
-    wider = sweep.widened(plan.workdir, plan.sweep)
-    return Plan(plan.experiment, jobs.write(plan.workdir, wider, plan.experiment), plan.workdir)
+    return [
+        Plan(
+            plan.experiment,
+            jobs.write(plan.workdir, sweep.widened(plan.workdir, plan.sweep), plan.experiment),
+            plan.workdir,
+        )
+        for plan in plans
+    ]
 
 
 def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, list[str]]:

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE[:SCALE]",
         help=f"experiment files or globs; of several, those that do not take the SCALE are skipped. SCALE: "
-        f"{', '.join(config.SCALES)}",
+        f"{', '.join(config.SCALES)}; for segmentation {', '.join(config.SEGMENTATION)}",
     )
     flags.add_argument(
         "--mode",

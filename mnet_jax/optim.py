@@ -58,30 +58,16 @@ def rule(cfg: Any, own: Callable[[Any], Rule] | None = None) -> Rule:
     )
 
 
-def kind(path: tuple[str, ...], rank: int, has_norm: bool) -> str:
-    """What a parameter is to weight decay: "depthwise", "dense" (1x1, full, classifier kernels), "norm" or "bias".
+def decay_mask(params: Any, optim: Any) -> Any:
+    """True where weight decay acts: kernels, depthwise ones if the config says so (V1 section 3.2).
 
-    `path` ends with the names of layer and parameter; `has_norm` tells whether the layer normalizes, so that its scale
-    and bias are the norm's.
+    Norms' scales and biases never decay. A depthwise kernel has the shape [height, width, channels].
     """
-    *_, layer, leaf = path
-    if leaf == "kernel":
-        return "depthwise" if layer == "depthwise" and rank == 3 else "dense"
-    return "norm" if has_norm else "bias"
-
-
-def decay_mask(params: Any, batch_stats: Any, optim: Any) -> Any:
-    """True where weight decay acts: dense kernels always, the others as the config says (V1 section 3.2).
-
-    A layer normalizes if it has moving averages in `batch_stats`.
-    """
-    with_path = jax.tree_util.tree_leaves_with_path
-    normed = {tuple(str(entry.key) for entry in path[:-1]) for path, _ in with_path(batch_stats)}
-    decayed = {"dense": True, "depthwise": optim.decay_depthwise, "bias": False, "norm": False}
 
     def is_decayed(path: Any, value: jax.Array) -> bool:
-        names = tuple(str(entry.key) for entry in path)
-        return decayed[kind(names, value.ndim, names[:-1] in normed)]
+        *layers, leaf = (str(entry.key) for entry in path)
+        depthwise = layers[-1:] == ["depthwise"] and value.ndim == 3
+        return leaf == "kernel" and (optim.decay_depthwise or not depthwise)
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 

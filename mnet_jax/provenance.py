@@ -47,8 +47,8 @@ def versions() -> dict[str, str]:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = ""
-    packages = ("mnet_jax", "jax", "jaxlib", "flax", "optax")
-    return {name: _version(name) for name in packages} | {"python": platform.python_version(), "commit": commit}
+    libraries = {name: _version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {"mnet_jax": mnet_jax.__version__, **libraries, "python": platform.python_version(), "commit": commit}
 
 
 def _version(name: str) -> str:

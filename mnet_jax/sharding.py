@@ -8,14 +8,16 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mnet_jax.errors import UserError
+
+Result = TypeVar("Result")
 
 RUNS = PartitionSpec("seed")
 BATCHES = PartitionSpec("seed", None, "data")
@@ -131,6 +133,19 @@ def broadcast_from_first(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def on_first(function: Callable[[], Result]) -> Result | None:
+    """What the function returns, on the first process; None on the others, which wait. Its error ends all of them."""
+    result, error = None, None
+    if is_first():
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    if broadcast_from_first(int(error is not None)):
+        raise error or UserError("the first process failed; its message says why")
+    return result
 
 
 def sum_over_processes(value: int) -> int:

@@ -93,8 +93,8 @@ def build(
     cfg = on_mesh(mesh, cfg)
     lr_factor = optim.schedule(cfg.optim, steps_per_epoch, steps_per_epoch * cfg.train.epochs)
     rule = optim.rule(cfg, optimizer)
-    graphdef, params, batch_stats = weights.split(weights.abstract(task, cfg))
-    decayed = optim.decay_mask(params, batch_stats, cfg.optim)
+    graphdef, params, _ = weights.split(weights.abstract(task, cfg))
+    decayed = optim.decay_mask(params, cfg.optim)
     trained = trained_mask(params, cfg.optim.trainable)
     teacher_graphdef = weights.split(weights.abstract(teacher.task, on_mesh(mesh, teacher.cfg)))[0] if teacher else None
 

@@ -67,13 +67,14 @@ def plan(
         first_arms = {digest: name for name, digest in programs.items()}.values()
         configs = [arm_config(flat, arms[name]) for name in first_arms]
         base.runs_per_job = min(runs_per_job(cfg, experiment.code) for cfg in configs)
+    known = config.fields_of(str(experiment.path))
     return Sweep(
         experiment=experiment.name,
         scale=scale,
         mode=mode,
         title=experiment.doc.split("\n")[0],
         command=command,
-        config=jsonable(config.flatten(base)),
+        config=jsonable({name: value for name, value in config.flatten(base).items() if name in known}),
         claim=claim,
         metrics=metrics,
         arms=tuple(arms.values()),

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["COLUMNS"] = "100"  # where there is no terminal; pytest's workers are given that of the first process
 
 import jax
 import pytest

@@ -120,6 +120,14 @@ def test_a_block_that_is_planned_is_the_one_that_is_trained(tmp_path):
     assert models.load(path, file=tmp_path / "tiny.py").made_by["name"] == "tiny"
 
 
+def test_a_plan_holds_no_field_of_another_file(tmp_path):
+    """A worker reads one experiment only, and would not know it."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    assert make(tmp_path / "one", NETWORK).config["own.hidden"] == 8
+    assert "own.hidden" not in make(tmp_path / "other", BLOCKS).config
+
+
 def test_a_network_an_optimizer_and_a_metric_of_the_file(tmp_path):
     """One step of sign descent moves every weight by the learning rate, or not at all."""
     plan = make(tmp_path, NETWORK)

@@ -21,7 +21,7 @@ def trace(cfg, gradients, lr, decay=0.0):
     """Weights after each of the gradients, through `optim.rule`, in float64."""
     with jax.enable_x64(True):
         params = {"classifier": {"kernel": jnp.ones((3, 2), jnp.float64)}}
-        mask = optim.decay_mask(params, {}, cfg.optim)
+        mask = optim.decay_mask(params, cfg.optim)
         state = optim.rule(cfg)(0.0, 0.0, mask).init(params)
         seen = []
         for gradient in gradients:
@@ -95,13 +95,13 @@ def test_weight_decay_touches_what_the_config_says():
         "stem": {"kernel": jnp.ones((3, 3, 3, 4)), "scale": jnp.ones(4), "bias": jnp.ones(4)},
         "blocks": {"0": {"depthwise": {"kernel": jnp.ones((3, 3, 4))}, "project": {"kernel": jnp.ones((4, 2))}}},
         "classifier": {"kernel": jnp.ones((2, 5)), "bias": jnp.ones(5)},
+        "temperature": jnp.ones(()),
     }
-    batch_stats = {"stem": {"mean": jnp.ones(4), "var": jnp.ones(4)}}
-    mask = optim.decay_mask(params, batch_stats, settings().optim)
+    mask = optim.decay_mask(params, settings().optim)
     decayed = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
     dense = {"['stem']['kernel']", "['blocks']['0']['project']['kernel']", "['classifier']['kernel']"}
     assert decayed == dense
-    mask = optim.decay_mask(params, batch_stats, settings(decay_depthwise=True).optim)
+    mask = optim.decay_mask(params, settings(decay_depthwise=True).optim)
     decayed = {jax.tree_util.keystr(path) for path, on in jax.tree_util.tree_leaves_with_path(mask) if on}
     assert decayed == dense | {"['blocks']['0']['depthwise']['kernel']"}
 
@@ -121,8 +121,8 @@ def test_dense_kernels_decay_whatever_their_layer_is_called_and_biases_of_no_lay
     """V2 with full convolutions in the place of the depthwise ones has dense kernels in layers of that name."""
     cfg = settings(decay_depthwise=decay_depthwise)
     config.override(cfg, {f"model.{name}": value for name, value in model.items()})
-    _, params, batch_stats = weights.split(weights.abstract(classification.TASK, cfg))
-    mask = weights.flatten(optim.decay_mask(params, batch_stats, cfg.optim))
+    _, params, _ = weights.split(weights.abstract(classification.TASK, cfg))
+    mask = weights.flatten(optim.decay_mask(params, cfg.optim))
     depthwise = {
         name for name in mask if name.endswith("depthwise.kernel") and not decay_depthwise and "conv" not in model
     }

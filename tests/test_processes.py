@@ -53,7 +53,10 @@ def end(started):
 def test_one_sweep_one_writer_and_a_stop_of_one_is_everyones(tmp_path):
     """The second process gets the signal; both leave with 75; the same command finishes, on two processes or on one."""
     work = tmp_path / "work"
-    started = start(tmp_path, "--config.train.epochs=40", "--config.seeds=1")
+    flags = [
+        f"--config.{field}" for field in ("seeds=1", "train.epochs=24", "train.batch_size=64", "train.eval_every=24")
+    ]
+    started = start(tmp_path, *flags)
     while not list(work.glob("jobs/*/progress.json")):
         assert all(process.poll() is None for process in started), end(started)
         time.sleep(0.2)
@@ -62,14 +65,14 @@ def test_one_sweep_one_writer_and_a_stop_of_one_is_everyones(tmp_path):
     assert codes == [75, 75], outputs
     assert list(work.glob("jobs/*/checkpoints/*")), outputs
 
-    codes, outputs = end(start(tmp_path, "--config.train.epochs=40", "--config.seeds=1"))
+    codes, outputs = end(start(tmp_path, *flags))
     assert codes == [0, 0], outputs
     plan = results.read_sweep(work)
     rows = results.read_rows(work, plan)
     assert [row["run"] for row in rows] == ["linear-s0", "relu6-s0"]
     assert all(row["device"]["count"] == 4 for row in rows)
     for run in plan.runs:
-        assert [line["epoch"] for line in results.read_metrics(work, run.name)] == list(range(1, 41))
+        assert [line["epoch"] for line in results.read_metrics(work, run.name)] == list(range(1, 25))
     assert (work / "report.html").exists()
 
 
@@ -81,6 +84,8 @@ def test_an_error_of_one_process_ends_all(tmp_path):
     codes, outputs = end(start(tmp_path))
     assert all(codes), outputs
     assert "is not valid JSON" in outputs[0]
+    assert "the first process failed; its message says why" in outputs[1]
+    assert "Traceback" not in "".join(outputs)
 
 
 SLOW = """

@@ -7,12 +7,13 @@ says, with the contrasts that decide. What else it may define is in `mnet_jax/ex
 
 from mnet_jax.config.arms import at_highest, at_resolution, multipliers, rows, tuned
 from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, off_line, straight, trend
-from mnet_jax.config.scales import SCALES, at_scale
+from mnet_jax.config.scales import SCALES, SEGMENTATION, at_scale
 from mnet_jax.config.settings import (
     add_fields,
     check,
     default,
     field_error,
+    fields_of,
     flatten,
     override,
     static_fields,
@@ -34,6 +35,7 @@ __all__ = [
     "PLANNING",
     "POSITIVE",
     "SCALES",
+    "SEGMENTATION",
     "TUNING_SEED",
     "Claim",
     "Contrast",
@@ -49,6 +51,7 @@ __all__ = [
     "default",
     "equivalent",
     "field_error",
+    "fields_of",
     "flatten",
     "greater",
     "interaction",

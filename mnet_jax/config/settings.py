@@ -32,6 +32,11 @@ _defined_by: dict[str, str] = {}
 """Field of an experiment -> its file, which may define it again once it has changed."""
 
 
+def fields_of(file: str) -> dict[str, Field]:
+    """The package's fields and those of one experiment file, without those of others that this process has read."""
+    return {name: field for name, field in FIELDS.items() if _defined_by.get(name, file) == file}
+
+
 def default() -> ConfigDict:
     """The papers' MobileNetV2 recipe as a locked ConfigDict: `cfg.model.width = 0.75` works, `cfg.widht = 1` not."""
     config = ConfigDict()
