@@ -6,10 +6,11 @@ smoothly until the network is too small at width 0.25 (Howard et al. 2017, secti
     python -m mnet_jax.main --config experiments/v1_width_resolution.py:fashion_mnist    # 144 runs
     python -m mnet_jax.main --config experiments/v1_width_resolution.py:cifar10_quick    # 144 runs
 
-The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their side. The trends are
-against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al. 2017, equation 7),
-so a slope is in points for each doubling of them. At the highest resolution, the bend over widths .5 to 1 tests whether
-that is a line (the paper's own figures bend by 0.7 points there), and width .25 whether it falls off that line.
+The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their
+side. The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et
+al. 2017, equation 7), so a slope is in points for each doubling of them. At the highest resolution, the bend over
+widths .5 to 1 tests whether that is a line (the paper's own figures bend by 0.7 points there), and width .25 whether it
+falls off that line.
 
 Measured: nothing yet.
 """

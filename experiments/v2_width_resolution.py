@@ -6,10 +6,10 @@ Figure 5: 22 points from 0.35 at 96 pixels, 45.5 %, to 1.4 at 224, 74.96 % Image
     python -m mnet_jax.main --config experiments/v2_width_resolution.py:fashion_mnist    # 144 runs
     python -m mnet_jax.main --config experiments/v2_width_resolution.py:cifar10_quick    # 144 runs
 
-The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their side. The trends are
-against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et al. 2017, equation 7),
-so a slope is in points for each doubling of them. Whether the rise with width is a line, and does not bend, is this
-experiment's own question.
+The images are as they come or smaller, never enlarged as the digits are, and are shifted by the same share of their
+side. The trends are against 2 log2 of width, or of resolution: multiply-adds go with the square of either (Howard et
+al. 2017, equation 7), so a slope is in points for each doubling of them. Whether the rise with width is a line, and
+does not bend, is this experiment's own question.
 
 Measured: nothing yet.
 """
