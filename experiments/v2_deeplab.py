@@ -10,7 +10,7 @@ multiply-adds, and an evaluation at output stride 8, at six scales and mirrored,
 Scenes of digits, 64x64: output stride 8 stands for the paper's 16, and 4 for its 8; ASPP's rates are as large beside
 the map as the paper's.
 
-Measured: nothing yet; the learning rate of the scenes is not tuned, so a verdict would say little.
+Measured: nothing yet.
 """
 
 from mnet_jax import config

@@ -5,7 +5,7 @@ Claim: a ReLU6 in the narrow layers loses information, so linear ones are more a
 
     python -m mnet_jax.main --config experiments/v2_segmentation_bottleneck.py    # 10 runs
 
-Measured: nothing yet; the learning rate of the scenes is not tuned, so a verdict would say little.
+Measured: nothing yet.
 """
 
 from mnet_jax import config

@@ -4,10 +4,11 @@ Claim: gates computed from channel means raise accuracy at little cost (Hu et al
 76.7 % ImageNet top-1; MobileNetV3 has them in V2's blocks, Howard et al. 2019, section 5.3). This file also shows how
 an experiment brings a block of its own: `blocks` below, chosen by `model.block`.
 
-    python -m mnet_jax.main --config experiments/v2_squeeze_excite.py                  # 36 runs
+    python -m mnet_jax.main --config experiments/v2_squeeze_excite.py                  # 48 runs
     python -m mnet_jax.main --config experiments/v2_squeeze_excite.py:cifar10_quick    # 15 runs
 
-Measured: nothing yet.
+Measured (digits, 12 seeds, a rate for each arm by 6 tuning seeds): no difference found; squeeze_excite - plain = -0.38
+points [-0.75, -0.00], p = .099, and - plain,wider = -0.24 [-0.66, +0.19], p = .25. All at 0.3: -0.26 and -0.13 points.
 """
 
 from mnet_jax import config

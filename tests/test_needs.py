@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 from tiny import OVERRIDES, write
 
-from mnet_jax import config, experiment, feed, jobs, results, step, sweep, train, worker
+from mnet_jax import config, experiment, feed, jobs, models, results, step, sweep, train, worker
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
 from mnet_jax.tasks import TASKS
@@ -185,6 +186,19 @@ def test_a_weights_file_is_used_only_as_it_was_planned(swept, tmp_path):
     path.write_bytes((results.run_dir(folder, "taught-s0") / "weights.safetensors").read_bytes())
     with pytest.raises(UserError, match="is not the file that was planned with"):
         worker.work_on(tmp_path / "work", plan, never)
+
+
+def test_a_norm_is_frozen_only_where_nothing_of_its_layer_is_trained():
+    cfg = config.default()
+    config.override(cfg, {key: value for key, value in OVERRIDES.items() if key.startswith("model.")})
+    network = models.build(cfg.model, nnx.Rngs(0))
+    network.train()
+    _, params, _ = weights.split(network)
+    step._freeze_norms(network, step.trained_mask(params, ("stem.kernel", "blocks.1.expand.bias")))
+    assert not network.stem.use_running_average
+    assert not network.blocks[1].expand.use_running_average
+    assert network.blocks[1].project.use_running_average
+    assert network.blocks[0].depthwise.use_running_average
 
 
 def test_a_pattern_that_matches_nothing_is_refused():

@@ -440,6 +440,12 @@ def test_scenes_have_exact_boxes_classes_and_masks():
             assert min((inside > 0).any(1).mean(), (inside > 0).any(0).mean()) > 0.7
 
 
+def test_a_silhouette_is_a_digit_without_its_holes():
+    ink = np.array([list(row) for row in ("01100", "10010", "10010", "01100", "00001")]) == "1"
+    filled = np.array([list(row) for row in ("01100", "11110", "11110", "01100", "00001")]) == "1"
+    np.testing.assert_array_equal(scenes._silhouette(ink), filled)
+
+
 def test_scenes_are_read_from_the_cache_as_they_were_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(scenes, "SIZES", (6, 4))
     monkeypatch.setattr(scenes.Path, "expanduser", lambda path: tmp_path / path.name)

@@ -43,7 +43,7 @@ TRIES = 10
 
 _INK = 60 / 255
 _COVERED = 0.4
-"""A pixel belongs to the digit where it is covered by more than this."""
+"""A pixel is ink where it is covered by more than this."""
 
 
 def scenes() -> Dataset:
@@ -97,7 +97,7 @@ def _draw(digits_NHW: np.ndarray, labels_N: np.ndarray, photographs: list[np.nda
                 inside = slice(box[0], box[2]), slice(box[1], box[3])
                 level = 255 * (0.6 + 0.4 * next(uniforms))
                 canvas_HW[inside] = canvas_HW[inside] * (1 - cover_HW) + level * cover_HW
-                targets["masks"][index][inside][cover_HW > _COVERED] = labels_N[digit] + 1
+                targets["masks"][index][inside][_silhouette(cover_HW > _COVERED)] = labels_N[digit] + 1
                 targets["classes"][index, len(boxes)] = labels_N[digit] + 1
                 boxes.append(box)
             targets["boxes"][index, : len(boxes)] = np.array(boxes, np.float32) / SIDE
@@ -141,6 +141,18 @@ def _placed(
             )
             return rows @ digit_HW @ columns.T, box
     return None
+
+
+def _silhouette(ink_HW: np.ndarray) -> np.ndarray:
+    """The pixels that have ink on both sides in their row or in their column: a digit without its holes.
+
+    Strokes alone, of two pixels or three, are finer than the feature maps that masks are predicted from.
+    """
+
+    def between(ink: np.ndarray) -> np.ndarray:
+        return np.maximum.accumulate(ink) & np.maximum.accumulate(ink[::-1])[::-1]
+
+    return between(ink_HW) | between(ink_HW.T).T
 
 
 NAMES = ("images", "masks", "boxes", "classes")
