@@ -46,6 +46,7 @@ def sweep(cfg):
 claim = {
     "text": "The fewer the dimensions that ReLU acts in, the more points of a spiral collapse.",
     "source": "Sandler et al. 2018, Figure 1",
+    "asked_by": "paper",
     "published": "drawings only: information loss at n = 2 and 3, a highly non-convex map at 15 to 30",
     "metric": "collapsed",
     "contrasts": (config.trend(ARMS, DIMS, sign=-1), config.greater("dim=3", "dim=15")),

@@ -5,7 +5,7 @@ top-1 with 301 M multiply-adds, V1 at width 0.75 68.4 % with 317 M).
 
     python -m mnet_jax.main --config experiments/v1_vs_v2.py    # 24 runs
 
-Measured on digits (12 seeds), within that budget; intervals are of 95 %:
+Measured on digits (12 seeds) by the splits of version 0.1.0, within that budget; intervals are of 95 %:
 
     Supported within this budget: v2 exceeds v1 by 1.01 points [0.60, 1.41], p = 0.00019.
 
@@ -37,6 +37,7 @@ def sweep(cfg):
 claim = {
     "text": "MobileNetV2 is more accurate than MobileNetV1 of the same cost.",
     "source": "Sandler et al. 2018, Figure 5",
+    "asked_by": "paper",
     "published": "71.8 with 301 M multiply-adds, V1 68.4 % with 317 M, ImageNet top-1",
     "metric": "accuracy",
     "contrasts": (config.greater("v2", "v1", published=3.4),),

@@ -21,6 +21,7 @@ def get_config(scale="digits"):
 claim = {
     "text": "MobileNetV2 reaches 72.0 % top-1.",
     "source": "Sandler et al. 2018, Table 4",
+    "asked_by": "paper",
     "published": "72.0 % ImageNet top-1",
     "metric": "accuracy",
     "contrasts": (),

@@ -42,6 +42,7 @@ def sweep(cfg):
 claim = {
     "text": "MobileNetV2 is more accurate than other efficient networks of like cost.",
     "source": "Sandler et al. 2018, Table 4",
+    "asked_by": "paper",
     "published": "72.0 against V1 70.6, ShuffleNet 1.5x 71.5; 74.7 against 2x 73.7, NASNet-A 74.0 % ImageNet top-1",
     "metric": "accuracy",
     "contrasts": (

@@ -52,6 +52,7 @@ def sweep(cfg):
 claim = {
     "text": "Squeeze-and-excite makes V2's bottleneck more accurate than the same multiply-adds spent on width.",
     "source": "Hu et al. 2018, Table 2, for ResNet-50",
+    "asked_by": "reader",
     "published": "76.7 against 75.2 % ImageNet top-1; no figure for MobileNetV2",
     "metric": "accuracy",
     "contrasts": (

@@ -28,6 +28,7 @@ LONGEST_NAME = 100
 def arms_of(experiment: Experiment, base: Any, overrides: Mapping[str, str], where: str) -> dict[str, Arm]:
     rows = _rows(experiment, base, where)
     names = [row.pop("name", "") for row in rows]
+    edges = [row.pop("lr_at_edge", False) for row in rows]
     varied = {key for row in rows for key in row}
     if both := sorted(varied & set(overrides)):
         raise UserError(f"command line: {both[0]} is what {where} sweeps over; change the file, or drop the override")
@@ -35,7 +36,7 @@ def arms_of(experiment: Experiment, base: Any, overrides: Mapping[str, str], whe
         raise UserError(f"{where}: arms cannot differ in {fixed[0]}, which is the whole sweep's")
     arms: dict[str, Arm] = {}
     names_by_identity: dict[Any, str] = {}
-    for row, given in zip(rows, names, strict=True):
+    for row, given, edge in zip(rows, names, edges, strict=True):
         cfg = base.copy_and_resolve_references()
         config.override(cfg, row, where)
         name = given or _name(row)
@@ -52,7 +53,7 @@ def arms_of(experiment: Experiment, base: Any, overrides: Mapping[str, str], whe
             )
         names_by_identity[same] = name
         flat = config.flatten(cfg)
-        arms[name] = Arm(name, jsonable({key: flat[key] for key in row}), cfg.optim.lr)
+        arms[name] = Arm(name, jsonable({key: flat[key] for key in row}), cfg.optim.lr, lr_at_edge=edge is True)
     return arms
 
 
@@ -156,11 +157,16 @@ def tuning_grid(arms: dict[str, Arm], base: Any) -> dict[str, Arm]:
     """Every arm at every rate; arms that others need are there at their own rate, too."""
     grid = {}
     for name, arm in arms.items():
-        for lr in map(float, base.tune.lrs):
-            at_lr = f"{name}@lr{lr:g}"
-            grid[at_lr] = Arm(at_lr, {**arm.overrides, "optim.lr": lr}, lr, variant=name, needs=arm.needs)
+        tried = [at_rate(arm, name, lr) for lr in map(float, base.tune.lrs)]
+        grid |= {arm.name: arm for arm in tried}
     needed = {need.arm for arm in arms.values() for need in arm.needs if need.arm}
     return {**grid, **{name: arms[name] for name in arms if name in needed}}
+
+
+def at_rate(arm: Arm, variant: str, lr: float) -> Arm:
+    """The arm, or the tuning's arm, as the one that tries a learning rate of the variant."""
+    overrides = {**arm.overrides, "optim.lr": lr}
+    return replace(arm, name=f"{variant}@lr{lr:g}", overrides=overrides, lr=lr, variant=variant, lr_at_edge=False)
 
 
 def arm_config(base: Mapping[str, Any], arm: Arm) -> Any:

@@ -14,7 +14,9 @@ from mnet_jax.schema import jsonable
 
 
 def write(workdir: Path, sweep: Sweep, experiment: Experiment | None = None) -> Sweep:
-    """Puts the plan into the workdir, where the same plan may stand already, or one with fewer seeds; returns it.
+    """Puts the plan into the workdir, where the same plan may stand already, or one with less; returns it.
+
+    What may be more are seeds, and the rates of a tuning.
 
     No job of it trains runs that are finished. Raises UserError with the differences where the workdir belongs to
     another plan, and where files cannot be locked.
@@ -47,8 +49,8 @@ def _refuse_other(workdir: Path, old: Sweep, sweep: Sweep, experiment: Experimen
     ]
     planned = set(sweep.runs)
     there, now = ({arm.name: (arm.overrides, arm.needs) for arm in plan.arms} for plan in (old, sweep))
-    if there != now:
-        changed = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    compared = there if sweep.mode == "tune" else {**there, **now}
+    if changed := [name for name in compared if there.get(name) != now.get(name)]:
         differences += [f"arm {name}: {there.get(name)} there, {now.get(name)} now" for name in changed[:3]]
     if missing := [run.name for run in old.runs if run not in planned]:
         differences.append(f"runs: {', '.join(missing[:3])} .. there, not now; seeds can be added, not taken away")

@@ -129,7 +129,7 @@ def _trains(plan: Plan) -> bool:
 
 
 def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None = None) -> int:
-    """Trains what is missing, and the seeds that `seeds_until` then asks for; reports.
+    """Trains what is missing, and the seeds or rates that the finished runs then ask for; reports.
 
     `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
     when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
@@ -140,7 +140,7 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
         plans = sharding.on_first(functools.partial(_written, plans)) or plans
         status, failures = _train_missing(plans, processes)
         finished = not (status or failures)
-        more = finished and any(sweep.with_more_seeds(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
+        more = finished and any(sweep.widened(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
         if not sharding.broadcast_from_first(more):
             break
     reported = sharding.on_first(functools.partial(_reported, plans, failures, out))
@@ -169,7 +169,7 @@ def _written(plans: Sequence[Plan]) -> list[Plan]:
     return [
         Plan(
             plan.experiment,
-            jobs.write(plan.workdir, sweep.with_more_seeds(plan.workdir, plan.sweep), plan.experiment),
+            jobs.write(plan.workdir, sweep.widened(plan.workdir, plan.sweep), plan.experiment),
             plan.workdir,
         )
         for plan in plans

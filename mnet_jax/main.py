@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="train: run what is missing, then report (default). plan: show arms, runs and cost, and estimate the time "
         "by running some steps for up to half a minute. status: say what of a workdir is finished, in progress and "
         "left, while others work on it. tune: train every arm at several learning rates on other seeds "
-        "and say which is best. report: write the report from the runs that are finished",
+        "and say which is best, and how sure that is. report: write the report from the runs that are finished",
     )
     flags.add_argument(
         "--workdir", nargs="+", action="extend", default=[], metavar="DIR", help="default OUT/NAME-SCALE"

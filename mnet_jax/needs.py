@@ -74,7 +74,7 @@ def start_from(state: step.State, sources: Sequence[dict[str, Source]], mesh: Me
         part: jax.tree.map(lambda array: sharding.put(mesh, sharding.RUNS, array), weights.unflatten(arrays, tree))
         for part, tree in trees.items()
     }
-    return {**state, **put, "ema": jax.tree.map(jnp.copy, put["params"]) if state["ema"] else {}}
+    return {**state, **put, "ema": jax.tree.map(jnp.copy, put) if state["ema"] else {}}
 
 
 def teacher_network(plan: Sweep, run: Run, sources: dict[str, Source], code: Code) -> step.Network | None:

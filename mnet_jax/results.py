@@ -108,6 +108,7 @@ class Arm:
     `lr`          the base learning rate it is trained with.
     `same_lr_as`  the arm of which this is a copy at the baseline's learning rate, "" for an arm of the sweep itself.
     `variant`     of a tuning: the arm whose learning rate is tried here.
+    `lr_at_edge`  whether its tuned rate was the lowest or the highest that was tried, so that others may be better.
     `needs`       weights that its runs cannot start without.
     `network`     digest of the names and shapes of its weights, "" where nothing is trained.
     `cost`        {"resolution", "madds", "params"} of an image in an evaluation, and {"images"}: those that a run
@@ -119,6 +120,7 @@ class Arm:
     lr: float
     same_lr_as: str = ""
     variant: str = ""
+    lr_at_edge: bool = False
     needs: tuple[Need, ...] = ()
     network: str = ""
     cost: dict[str, float] = field(default_factory=dict)

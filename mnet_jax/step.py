@@ -28,6 +28,8 @@ State = dict[str, Any]
 """{"params", "batch_stats", "opt", "ema", "step", "key", "diverged_at"}: pure dicts, each leaf with the axis S.
 
 `step` counts updates; `diverged_at` is -1, or the first step whose loss was not finite: that run is frozen from there.
+`ema` holds averages of "params" and "batch_stats", which are then evaluated; {} where `train.ema` is 0. That the norms'
+running statistics are averaged once more is TF-slim's, whose train_image_classifier.py averages all model variables.
 """
 
 Batches = dict[str, Any]
@@ -104,7 +106,7 @@ def build(
             "params": params,
             "batch_stats": batch_stats,
             "opt": rule(0.0, 0.0, _chosen(decayed, trained)).init(_chosen(params, trained)),
-            "ema": jax.tree.map(jnp.copy, params) if cfg.train.ema else {},
+            "ema": jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if cfg.train.ema else {},
             "step": jnp.int32(0),
             "key": jax.random.fold_in(key, 1),
             "diverged_at": jnp.int32(-1),
@@ -140,7 +142,8 @@ def build(
         if cfg.train.ema:
             step = state["step"].astype(jnp.float32)
             decay = jnp.minimum(cfg.train.ema, (1 + step) / (10 + step))  # tf.train.ExponentialMovingAverage
-            new["ema"] = optax.incremental_update(params, state["ema"], 1 - decay)
+            latest = {part: new[part] for part in state["ema"]}
+            new["ema"] = optax.incremental_update(latest, state["ema"], 1 - decay)
 
         finite = (state["diverged_at"] < 0) & jnp.isfinite(loss)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
@@ -172,7 +175,8 @@ def build(
 
     def evaluate_run(state: State, traced: Any, dataset: Any, batches: Batches) -> tuple[dict, dict]:
         """Sums over the held-out images of one run, and what is kept of each of them."""
-        network = nnx.merge(graphdef, state["ema"] if cfg.train.ema else state["params"], state["batch_stats"])
+        scored = state["ema"] or state
+        network = nnx.merge(graphdef, scored["params"], scored["batch_stats"])
         network.eval()
 
         @functools.partial(jax.jit, inline=True)  # as `train_step`

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnet_jax import config, jobs, results, stats
+from mnet_jax import config, jobs, results, stats, tuning
 from mnet_jax.arm_cost import with_costs
-from mnet_jax.arms import arm_config, arms_of, tuning_grid, with_needs, with_same_lr
+from mnet_jax.arms import arm_config, arms_of, at_rate, tuning_grid, with_needs, with_same_lr
 from mnet_jax.config import claims
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
@@ -153,6 +153,45 @@ def _depth(arm: Arm, arms: Mapping[str, Arm]) -> int:
     return max((1 + _depth(arms[need.arm], arms) for need in arm.needs if need.arm), default=0)
 
 
+def widened(workdir: Path, sweep: Sweep) -> Sweep:
+    """The plan with what its finished runs ask for: rates of a tuning, else seeds. The same rows, the same plan."""
+    return with_more_rates(workdir, sweep) if sweep.mode == "tune" else with_more_seeds(workdir, sweep)
+
+
+def with_more_rates(workdir: Path, sweep: Sweep) -> Sweep:
+    """The tuning with the rates that it was given before and, once its runs are finished, one more at every edge.
+
+    An arm whose best rate is the lowest or the highest of its grid gets one beyond, up to MOST_EXTENSIONS of them.
+    """
+    if (workdir / "sweep.json").exists():
+        planned = {arm.name for arm in sweep.arms}
+        before = (arm for arm in results.read_sweep(workdir).arms if arm.variant and arm.name not in planned)
+        sweep = _with_rates(sweep, {(arm.variant, arm.lr) for arm in before})
+    if jobs.left(workdir, sweep):
+        return sweep
+    more = set()
+    for variant, choice in tuning.choices(sweep, results.read_rows(workdir, sweep)).items():
+        rates = [arm.lr for arm in sweep.arms if arm.variant == variant]
+        if choice.edge and len(rates) < len(sweep.config["tune.lrs"]) + tuning.MOST_EXTENSIONS:
+            more.add((variant, tuning.next_rate(rates, choice)))
+    return _with_rates(sweep, more)
+
+
+def _with_rates(sweep: Sweep, added: Iterable[tuple[str, float]]) -> Sweep:
+    """The tuning with other rates of some of its arms."""
+    siblings = {arm.variant: arm for arm in sweep.arms}
+    new = [at_rate(siblings[variant], variant, lr) for variant, lr in added if variant in siblings]
+    if not new:
+        return sweep
+    order = {variant: number for number, variant in enumerate(dict.fromkeys(arm.variant for arm in sweep.arms))}
+    arms = sorted((*sweep.arms, *new), key=lambda arm: (order[arm.variant], arm.lr if arm.variant else 0.0))
+    programs = {run.arm: job.program for job in sweep.jobs for run in job.runs}
+    seeds = sorted({run.seed for run in sweep.runs})
+    more = {arm.name: programs[siblings[arm.variant].name] for arm in new}
+    by_name = {arm.name: arm for arm in arms}
+    return replace(sweep, arms=tuple(arms), jobs=sweep.jobs + _jobs(by_name, more, seeds, sweep.config["runs_per_job"]))
+
+
 def with_more_seeds(workdir: Path, sweep: Sweep) -> Sweep:
     """The plan with the seeds that `seeds_until` asks for, once the first `seeds` of every arm are finished.
 
@@ -161,7 +200,7 @@ def with_more_seeds(workdir: Path, sweep: Sweep) -> Sweep:
     first, width = sweep.config["seeds"], sweep.config["seeds_until"]
     first_jobs = tuple(job for job in sweep.jobs if all(run.seed < first for run in job.runs))
     pilot = replace(sweep, jobs=first_jobs)
-    if not width or sweep.mode == "tune" or not sweep.claim.contrasts or jobs.left(workdir, pilot):
+    if not width or not sweep.claim.contrasts or jobs.left(workdir, pilot):
         return sweep
     metric = sweep.metric(sweep.claim.metric)
     values: dict[str, dict[int, float]] = {arm.name: {} for arm in sweep.arms}

@@ -277,7 +277,8 @@ class Training:
         Where every run diverged they stay: the newest is the last from before, to look at, or to go on from once the
         rows are removed.
         """
-        parts = sharding.fetch((self.state["ema" if self.cfg.train.ema else "params"], self.state["batch_stats"]))
+        trained = self.state["ema"] or self.state
+        parts = sharding.fetch((trained["params"], trained["batch_stats"]))
         corrupt = sharding.sum_over_processes(self.corrupt + self.feed.corrupt)
         analyzed = (
             self.cfg.analysis
@@ -291,25 +292,28 @@ class Training:
         for number, run in enumerate(self.job.runs):
             if run.name not in self.logs:
                 continue
-            log, diverged_at = self.logs[run.name], int(self.diverged_at[number])
+            log, diverged_at, split = self.logs[run.name], int(self.diverged_at[number]), self.feed.splits[number]
             if diverged_at >= 0:
                 logging.warning("%s diverged: its loss is not finite at step %d", run.name, diverged_at)
             with self.clock.spent("writing"):
-                params, batch_stats = trained = _of_run(parts, number)
+                own = params, batch_stats = _of_run(parts, number)
                 weights.save(log.folder / "weights.safetensors", params, batch_stats, self._header(number))
                 log.close()
             line = log.lines[-1]
             metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}
             if analyzed and diverged_at < 0:
                 with self.clock.spent("evaluation"):
-                    metrics |= self._analyze(number, trained, _of_run(initial, number))
+                    metrics |= self._analyze(number, own, _of_run(initial, number))
             row = provenance.describe(self.plan, self.job, run)
             row["device"]["depthwise"] = self.depthwise
             row |= {
                 "data": {
                     "source": self.dataset.name,
                     "fingerprint": self.dataset.fingerprint,
-                    "split": self.feed.splits[number].rule,
+                    "split": split.rule,
+                    "drawn_by_seed": split.drawn,
+                    "train_images": len(split.train),
+                    "test_images": len(split.test),
                     "corrupt": corrupt,
                 },
                 "needs": [source.record for source in self.sources[number].values()],

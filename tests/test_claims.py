@@ -26,10 +26,26 @@ CLAIMS = [
     ("{'metric': 'f1', 'contrasts': (config.greater('linear', 'relu6'),)}", "no metric 'f1'"),
     (
         "{'contrast': (config.greater('linear', 'relu6'),)}",
-        "the claim has no key 'contrast'; did you mean 'contrasts'?; allowed: text, source, published, metric",
+        "the claim has no key 'contrast'; did you mean 'contrasts'?; allowed: text, source, asked_by, published",
     ),
     ("{'metrc': 'nll'}", "the claim has no key 'metrc'; did you mean 'metric'?"),
     ("{'txt': 'linear is better'}", "the claim has no key 'txt'; did you mean 'text'?"),
+    (
+        "{'asked_by': 'papre', 'contrasts': (config.greater('linear', 'relu6'),)}",
+        "the claim's asked_by is a str, 'papre'; did you mean 'paper'?; allowed: paper, reader, ours",
+    ),
+    (
+        "{'contrasts': (config.greater('linear', 'relu6', asked_by='me'),)}",
+        "contrast 1 (greater): asked_by is a str, 'me'; allowed: paper, reader, ours",
+    ),
+    (
+        "{'contrasts': (config.straight(('linear', 'relu6'), (1, 2), 1.0),)}",
+        "contrast 1 (straight): 2 arms and 2 x; allowed: as many x as different arms, at least 3",
+    ),
+    (
+        "{'contrasts': ({'kind': 'greater', 'arms': ('linear', 'relu6'), 'margin': 1},)}",
+        "contrast 1 (greater): margin=1; allowed: none, which only equivalent and straight have",
+    ),
     ("{'text': 7}", "the claim's text is a int, 7; allowed: a string"),
     ("'linear is better'", "the claim is a str, 'linear is better'; allowed: a dict with keys of text, source"),
     ("({'metric': 'accuracy'},)", "the claim is a tuple"),
@@ -62,7 +78,7 @@ CLAIMS = [
     ),
     (
         "{'contrasts': (config.trend(('linear', 'relu6'), (1, 1)),)}",
-        "contrast 1 (trend): x is (1, 1); allowed: at least two different numbers",
+        "contrast 1 (trend): x is (1, 1); allowed: at least 2 different numbers",
     ),
     ("{'contrasts': (config.trend(('linear', 'relu6'), (1, float('nan'))),)}", "x is a float, nan; allowed: a finite"),
     (
@@ -199,6 +215,8 @@ def test_a_claim_survives_the_disk(tmp_path):
             claims.equivalent("linear", "relu6", 2.0),
             claims.trend(("linear", "relu6"), (1, 2), sign=-1),
             claims.interaction((("linear", "relu6"), ("relu6", "linear")), (1, 2)),
+            claims.straight(("linear", "relu6", "relu"), (1, 2, 3), 0.5, asked_by="reader"),
+            claims.off_line(("linear", "relu6", "relu"), (1, 2, 3), sign=-1),
         ),
         "equal_madds": (("linear", "relu6"),),
         "curve": {"x": "depth", "points": {"linear": 1, "relu6": 2}, "series": {"a": ("linear", "relu6")}},

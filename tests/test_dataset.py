@@ -400,12 +400,13 @@ def test_labels_need_names_and_both_parts_the_same_targets():
 # Splits.
 
 
-def test_a_split_of_one_pool_is_disjoint_and_complete():
+def test_a_split_of_one_pool_is_disjoint_and_complete_but_for_what_is_for_tuning():
     source = load.from_name("digits")
-    train, test, rule = split(source, seed=3, train_size=600)
-    assert (len(train), len(test)) == (600, 1197)
-    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(1797))
-    assert rule == "600 training images drawn by the seed, the other 1197 held out"
+    train, test, rule, drawn = split(source, seed=3, train_size=600)
+    assert (len(train), len(test)) == (600, 897)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test, np.arange(0, 1797, 6)])), np.arange(1797))
+    assert rule == "600 training images drawn by the seed, the other 897 held out, 300 set aside for tuning"
+    assert drawn == "training and test images"
 
 
 def test_the_seed_decides_the_split_and_not_its_rule():
@@ -420,9 +421,10 @@ def test_every_image_is_drawn_equally_often():
     source = load.from_name("digits")
     draws = 400
     counts = np.bincount(np.concatenate([split(source, seed, 600).train for seed in range(draws)]))
-    share = 600 / 1797
+    assert not counts[::6].any(), "these are for tuning"
+    counts, share = np.delete(counts, np.arange(0, 1797, 6)), 600 / 1497
     deviations = (counts - draws * share) / np.sqrt(draws * share * (1 - share))
-    assert len(counts) == 1797
+    assert len(counts) == 1497
     assert np.abs(deviations).max() < 5
     assert 0.85 < deviations.std() < 1.15
 
@@ -430,6 +432,7 @@ def test_every_image_is_drawn_equally_often():
 def test_a_fixed_test_set_is_held_out_whole(fashion: Dataset):
     some = split(fashion, 0, train_size=4)
     assert len(some.train) == 4
+    assert (some.drawn, split(fashion, 0).drawn) == ("training images", "nothing")
     assert some.rule == "4 of 12 training images drawn by the seed, the test set of 5 held out"
     everything = split(fashion, 0)
     np.testing.assert_array_equal(everything.train, fashion.train_indices)
@@ -450,13 +453,17 @@ def test_tuning_never_touches_the_test_set(fashion: Dataset):
     assert "test set untouched" in some.rule
 
 
-def test_tuning_on_one_pool_holds_out_what_the_seed_does_not_train_on():
+def test_tuning_on_one_pool_scores_on_images_that_no_reported_run_sees():
     source = load.from_name("digits")
-    plain, tuning = split(source, 5, 600), split(source, 5, 600, holdout=100)
-    np.testing.assert_array_equal(tuning.train, plain.train)
-    np.testing.assert_array_equal(tuning.test, plain.test)
-    assert tuning.rule.startswith(plain.rule)
-    assert "tuning seed" in tuning.rule
+    tunings = [split(source, seed, 600, holdout=100) for seed in (10_000, 10_001)]
+    for seed in range(5):
+        reported = split(source, seed, 600)
+        for tuning in tunings:
+            assert not np.isin(tuning.test, np.concatenate([reported.train, reported.test])).any()
+            assert not np.isin(tuning.test, tuning.train).any()
+    np.testing.assert_array_equal(tunings[0].test, tunings[1].test)
+    assert (tunings[0].train != tunings[1].train).any()
+    assert tunings[0].rule == "600 training images drawn by the seed, the 300 for tuning held out"
 
 
 @pytest.mark.parametrize(("train_size", "holdout"), [(13, 0), (10, 3), (-1, 0), (0, 12), (0, -1)])
@@ -465,9 +472,9 @@ def test_impossible_sizes_are_refused(fashion: Dataset, train_size: int, holdout
         split(fashion, 0, train_size, holdout)
 
 
-@pytest.mark.parametrize("train_size", [0, 1797])
+@pytest.mark.parametrize("train_size", [0, 1497])
 def test_one_pool_keeps_something_to_hold_out(train_size: int):
-    with pytest.raises(ValueError, match=r"allowed are 1 to 1796"):
+    with pytest.raises(ValueError, match=r"allowed are 1 to 1496"):
         split(load.from_name("digits"), 0, train_size)
 
 

@@ -86,7 +86,7 @@ def test_claims_say_what_is_printed_and_where(path):
     for scale in scales(path):
         claim = experiment.claim
         claim = claim(experiment.get_config(scale)) if callable(claim) else claim
-        assert {"text", "source", "published", "metric", "contrasts"} <= set(claim)
+        assert {"text", "source", "asked_by", "published", "metric", "contrasts"} <= set(claim)
         assert claim["contrasts"] or path.stem.endswith("_baseline")
 
 
@@ -99,7 +99,9 @@ def test_tuned_rates_are_those_of_arms(path, no_data, monkeypatch):
         plan = sweep.plan(experiment, scale, {}, "train", "")
         lrs = {arm.name: arm.lr for arm in plan.arms}
         if isinstance(rates, dict):
-            assert {name: lrs.get(name) for name in rates} == rates
+            assert {name: lrs.get(name) for name in rates} == {
+                name: rate[0] if isinstance(rate, tuple) else rate for name, rate in rates.items()
+            }
 
 
 def test_a_scale_that_makes_no_sense_is_refused_with_the_allowed_ones(experiments):

@@ -56,13 +56,20 @@ def test_distillation(logits):
 
 
 def test_averaged_weights_after_five_updates(digits):  # noqa: F811
-    """The decay is the config's, or (1 + n) / (10 + n) after n updates, where that is smaller."""
+    """Of the norms' statistics, too. The decay is the config's, or (1 + n) / (10 + n) after n updates, if smaller."""
     bench = Bench(settings(train__ema=0.25), digits, (0,))
-    state, averaged = bench.state, np.asarray(bench.state["params"]["classifier"]["kernel"], np.float64)
+    state = bench.state
+    averaged = {part: numbers(state[part]) for part in ("params", "batch_stats")}
     for decay in (1 / 10, 2 / 11, 0.25, 0.25, 0.25):
         state, _ = bench.train(state, int(state["step"][0]) % bench.steps, 1)
-        averaged = decay * averaged + (1 - decay) * np.asarray(state["params"]["classifier"]["kernel"], np.float64)
-        np.testing.assert_allclose(state["ema"]["classifier"]["kernel"], averaged, rtol=1e-5, atol=1e-7)
+        for part in averaged:
+            averaged[part] = decay * averaged[part] + (1 - decay) * numbers(state[part])
+            np.testing.assert_allclose(numbers(state["ema"][part]), averaged[part], rtol=1e-5, atol=1e-6)
+
+
+def numbers(tree):
+    """All of a tree in one array, float64."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def test_dropout_draws_by_the_step(digits):  # noqa: F811

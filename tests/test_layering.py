@@ -14,7 +14,7 @@ WORDS = (
     ("tasks",),
     ("config",),
     ("results", "stats"),
-    ("formatting",),
+    ("formatting", "tuning"),
 )
 PARTS = (
     ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "runtime", "sharding", "workers"),

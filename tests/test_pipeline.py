@@ -295,8 +295,8 @@ def boxes_and_masks(count: int) -> dict[str, np.ndarray]:
 
 
 def test_a_batch_has_the_rows_of_every_target():
-    images_NHWC = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8)
-    dataset = from_arrays("mine", (images_NHWC, boxes_and_masks(20)), class_names=("a", "b"))
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (24, 6, 5, 3), np.uint8)
+    dataset = from_arrays("mine", (images_NHWC, boxes_and_masks(24)), class_names=("a", "b"))
     drawn = split(dataset, 0, 12)
     feed = pipeline.Feed(dataset, drawn, settings(Path()), 0, 6)
     order = epoch_order(0, 0, drawn.train, 6)[1]

@@ -26,6 +26,7 @@ from mnet_jax.tasks.base import Metric
 COST = {"madds": 1_234_567.0, "params": 43_012.0, "images": 18_000.0}
 CONFIG = {
     "task": "classification",
+    "seeds": 12,
     "model.name": "d17",
     "train.epochs": 30,
     "optim.lr": 0.6,
@@ -47,6 +48,7 @@ METRICS = (
     Metric("train_accuracy", "training accuracy", "%", 2, diverged=0.1, group="training"),
     Metric("dead_depthwise", "dead depthwise", "%", 2, group="inside"),
 )
+DRAWN = {"drawn_by_seed": "training and test images", "train_images": 600, "test_images": 897}
 TOP = {"linear": 0.978, "relu6": 0.969, "relu": 0.971, "none": 0.94, "relu6@lr0.6": 0.967}
 
 
@@ -88,7 +90,8 @@ def make_row(sweep, run, metrics, **changes):
         "data": {
             "source": "digits",
             "fingerprint": "0123456789ab",
-            "split": "600 training images, 1197 held out",
+            "split": "600 training images, 897 held out",
+            **DRAWN,
         },
         "versions": {"mnet_jax": "0.1.0", "jax": "0.10.2", "python": "3.11.7", "commit": "abc1234"},
         "device": {"platform": "cpu", "kind": "cpu", "count": 1, "threads": 1},
@@ -102,7 +105,7 @@ def make_row(sweep, run, metrics, **changes):
 
 def make_metrics(run):
     rng = np.random.default_rng([run.seed, *run.arm.encode()])
-    accuracy = round(rng.normal(TOP.get(run.arm, 0.97), 0.005) * 1197) / 1197
+    accuracy = round(rng.normal(TOP.get(run.arm, 0.97), 0.005) * 897) / 897
     return {"accuracy": accuracy, "nll": 4 * (1 - accuracy), "train_loss": 0.01, "train_accuracy": 1.0}
 
 
@@ -302,6 +305,30 @@ def test_pictures_of_little_or_odd_data(tmp_path, seeds, done, change):
     assert titles == (expected if done == 1 else ["Differences from linear", *expected])
 
 
+@pytest.mark.parametrize(
+    ("data", "scope", "wider"),
+    [
+        (DRAWN, "over re-splits and initialisations of the same 1,497 images of digits", True),
+        (
+            DRAWN | {"drawn_by_seed": "training images"},
+            "over draws of the training images and initialisations; all seeds are tested on the same 897 images",
+            False,
+        ),
+        (DRAWN | {"drawn_by_seed": "nothing"}, "over initialisations; all seeds are tested on the same 897", False),
+    ],
+)
+def test_a_report_says_what_its_intervals_are_over(tmp_path, data, scope, wider):
+    """Where seeds split the same images anew, the interval for new images stands beside (Nadeau and Bengio 2003)."""
+    rows = write_workdir(tmp_path, make_sweep(*THREE), change=lambda row: row | {"data": row["data"] | data})
+    _, *pages = rendered(tmp_path)
+    d = paired(rows, "linear", "relu6")
+    half = scipy_stats.t.ppf(0.975, 11) * d.std(ddof=1) * math.sqrt(1 / 12 + 897 / 600)
+    shown = f"{d.mean():+.2f} points [{d.mean() - half:+.2f}, {d.mean() + half:+.2f}]"
+    for page in pages:
+        assert scope in words(page)
+        assert (shown in words(page)) == ("for new images (Nadeau and Bengio 2003)" in words(page)) == wider
+
+
 # What must not be compared.
 
 
@@ -388,24 +415,36 @@ def tune_sweep(rates=(0.1, 0.3, 0.6)):
 
 
 def tune_metrics(run):
-    best = {"linear@lr0.3": 0.98, "relu6@lr0.6": 0.975, "relu6@lr0.1": 0.975}.get(run.arm, 0.95)
-    nll = 0.2 if run.arm == "relu6@lr0.1" else 0.1
-    return {"accuracy": best + 0.001 * (run.seed - 10_001), "nll": nll}
+    """Parabolas in the logarithm of the rate, with their tops at 0.3 and beyond 0.6."""
+    top = {"linear": 0.3, "relu6": 1.0}[run.arm.split("@")[0]]
+    rate = float(run.arm.split("@lr")[1])
+    wobble = 0.001 * math.sin(7 * run.seed + 40 * rate)
+    return {"accuracy": 0.98 - 0.01 * math.log(rate / top) ** 2 + wobble, "nll": 0.1}
 
 
-def test_tuning_names_the_best_rates_and_warns_of_edges(tmp_path):
-    """relu6 is as accurate at 0.1 as at 0.6, where its NLL is lower."""
+def test_tuning_fits_the_rates_says_how_sure_they_are_and_names_edges(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     summary, *pages = rendered(tmp_path)
-    assert summary.tuned == {"linear": 0.3, "relu6": 0.6}
+    choice = summary.tuned["linear"]
+    assert choice.rate == pytest.approx(0.3, abs=0.05)
+    assert (summary.tuned["relu6"].rate, summary.tuned["relu6"].edge) == (0.6, "highest")
     for page in pages:
-        assert 'TUNED_LR = {"linear": 0.3, "relu6": 0.6}' in page.replace("&#34;", '"')
-        assert "relu6: the best learning rate, 0.6, is the highest" in page
+        shown = page.replace("&#34;", '"')
+        assert (
+            f'"linear": {choice.rate:g},  # give or take a factor of {choice.factor:.2f}, which costs {choice.cost:.2f}'
+            in shown
+        )
+        assert '"relu6": (0.6, "edge"),  # the highest that was tried' in shown
+        assert "relu6: the best learning rate, 0.6, is the highest" in words(page)
         assert "linear: the best" not in page
         assert "Verdict" not in page
-    (table,) = tables.main_tables(summary)
-    assert [table.rows[index][:2] for index in table.marked] == [("linear", "0.3"), ("relu6", "0.6")]
-    assert table.rows[1][3].startswith("98.00 [97.75, 98.25]")
+    scope = {}
+    exec(sentences.tuned_lines(summary), scope)
+    assert scope["TUNED_LR"] == {"linear": choice.rate, "relu6": (0.6, "edge")}
+    (tried, chosen) = tables.main_tables(summary)
+    assert tried.rows[1][:2] == ("linear", "0.3")
+    assert [row[0] for row in chosen.rows] == ["linear", "relu6"]
+    assert chosen.rows[1][2:] == ("–", "–", "–", "–", "highest")
 
 
 def test_half_a_tuning_names_no_rate(tmp_path):
@@ -415,14 +454,13 @@ def test_half_a_tuning_names_no_rate(tmp_path):
     assert all("PARTIAL: 17 of 18" in page and "TUNED_LR" not in page for page in pages)
 
 
-def test_many_tuned_rates_are_one_a_line(tmp_path):
-    write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
-    many = replace(report.summarize(tmp_path), tuned={f"variant{index}": 0.1 * index for index in range(9)})
-    lines = sentences.tuned_lines(many)
-    assert lines.count("\n") == 10
-    scope = {}
-    exec(lines, scope)
-    assert scope["TUNED_LR"] == many.tuned
+def test_a_verdict_over_a_rate_at_the_edge_is_marked(tmp_path):
+    write_workdir(tmp_path, make_sweep(arm("linear"), arm("relu6", lr_at_edge=True)))
+    marked = "The learning rate of relu6 was at the edge of those that were tried."
+    _, *pages = rendered(tmp_path)
+    for page in pages:
+        assert marked in words(page)
+        assert "relu6: its learning rate, 0.6, was at the edge" in words(page)
 
 
 # Other tasks, odd names, the page itself.
@@ -635,6 +673,33 @@ def test_the_index_says_every_verdict_and_leads_to_its_page(tmp_path):
     assert max(map(len, report.index_text([first, second]).split("\n"))) <= 100
 
 
+def test_over_experiments_all_p_are_corrected_together(tmp_path):
+    """Two experiments of two contrasts: four raw p, by scipy; a contrast without runs does not count."""
+    claim = CLAIM | {"contrasts": [config.greater("linear", "relu6"), config.greater("linear", "relu")]}
+    summaries = []
+    for name, done in (("a", None), ("b", None), ("c", 0)):
+        shift = 0.002 * len(summaries)
+
+        def metrics(run, shift=shift):
+            return make_metrics(run) | {"accuracy": make_metrics(run)["accuracy"] - shift * (run.arm == "linear")}
+
+        write_workdir(tmp_path / name, make_sweep(*THREE, claim=claim), done=done, metrics=metrics)
+        summaries.append(report.summarize(tmp_path / name))
+    raw = [verdict.p for summary in summaries[:2] for verdict in summary.verdicts]
+    expected = [formatting.p_text(p) for p in scipy_stats.false_discovery_control(raw)]
+    lines = index.corrected_lines(summaries)
+    assert [corrected for of in lines for _, corrected in of] == [*expected, "–", "–"]
+    assert "Primary contrasts here: 6, in 3 experiments" in index.families(summaries)
+    assert "would still decide about 0.3 of them" in index.families(summaries)
+    report.write_index(
+        tmp_path, {tmp_path / name: (summary, []) for name, summary in zip("abc", summaries, strict=True)}
+    )
+    page = (tmp_path / "index.html").read_text()
+    assert all(f'<td data-name="BH">{p}</td>' in page for p in expected)
+    assert "Primary contrasts here: 6" in page
+    assert "(Benjamini and Hochberg 1995)" in words(report.index_text(summaries))
+
+
 def test_the_readme_table_is_written_between_its_comments(tmp_path):
     summaries = [summary for summary, _ in both(tmp_path).values()]
     readme = tmp_path / "README.md"
@@ -644,7 +709,7 @@ def test_the_readme_table_is_written_between_its_comments(tmp_path):
     report.write_readme(readme, summaries)
     assert readme.read_text() == once
     assert once.startswith("# Title\n<!-- results -->\n| experiment |")
-    assert once.endswith(" |\n<!-- end of results -->\nafter\n")
+    assert once.endswith(f" |\n\n{index.families(summaries)}\n<!-- end of results -->\nafter\n")
     assert "old" not in once
     points = formatting.interval(ACCURACY, summaries[0].verdicts[0].difference, sign=True)
     assert f"| linear − relu6 | +0.62 | {points} points | 12 | supported, p" in once
@@ -808,16 +873,16 @@ def test_a_diverged_run_without_a_score_is_left_out_and_named(tmp_path):
 
 
 def test_a_tuning_goes_by_the_direction_of_the_first_metrics(tmp_path):
-    """Both rates are as good in the first metric, of which less is better; of the second more is."""
+    """Two rates are as good in the first metric, of which less is better; of the second more is."""
     first, second = Metric("distance", "distance", "km", 1, higher_is_better=False), Metric("recall", "recall", "%", 2)
-    scores = {0.1: (3.0, 0.9), 0.3: (2.0, 0.5), 0.6: (2.0, 0.7), 1.0: (2.5, 0.9)}
+    scores = {0.1: (3.0, 0.9), 0.3: (2.0, 0.5), 0.6: (2.0, 0.7), 1.2: (3.0, 0.9)}
 
     def metrics(run):
         return dict(zip(("distance", "recall"), scores[float(run.arm.split("@lr")[1])], strict=True))
 
     write_workdir(tmp_path, replace(tune_sweep(tuple(scores)), metrics=(first, second)), metrics=metrics)
     summary, text, *_ = rendered(tmp_path)
-    assert summary.tuned == {"linear": 0.6, "relu6": 0.6}
+    assert [choice.rate for choice in summary.tuned.values()] == [0.42, 0.42]
     assert summary.warnings == ()
     assert "distance, km [95 %]" in text
     assert "70.00" in text

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from mnet_jax import stats
-from mnet_jax.config.claims import equivalent, greater, interaction, parse, trend
+from mnet_jax.config.claims import equivalent, greater, interaction, off_line, parse, straight, trend
 from mnet_jax.errors import UserError
 from mnet_jax.report.sentences import verdict_sentence
 from mnet_jax.tasks.base import Metric
@@ -75,13 +75,13 @@ def test_difference_pairs_by_seed_and_leaves_out_what_one_arm_lacks():
 def test_difference_of_one_pair_has_no_test():
     found = stats.difference({0: 1.0}, {0: 0.25, 1: 3.0})
     assert (found.n, found.mean) == (1, 0.75)
-    assert all(map(math.isnan, (found.sd, found.low, found.high, found.p, found.minimum_detectable_effect)))
+    assert all(map(math.isnan, (found.sd, found.low, found.high, found.p)))
 
 
 def test_equal_arms_differ_by_nothing_even_when_rounded():
     found = stats.difference(by_seed([0.1 + 0.2] * 4), by_seed([0.3] * 4))
-    assert (found.mean, found.sd, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
-    assert math.isnan(found.minimum_detectable_effect)
+    assert (found.mean, found.sd, found.p) == (0, 0, 1)
+    assert math.isnan(judge({"a": by_seed([1.0] * 4), "b": by_seed([1.0] * 4)}, greater("a", "b"))[0].detectable)
 
 
 @pytest.mark.parametrize(("n", "p"), [(2, 0.5), (6, 0.03125)])
@@ -91,7 +91,9 @@ def test_differences_all_the_same_are_tested_by_their_signs(n, p):
     found = stats.difference(by_seed(b + 0.01), by_seed(b))  # equal but for rounding
     assert found.sd == 0
     assert found.p == pytest.approx(p)
-    assert found.low == found.high == pytest.approx(0.01)
+    assert found.mean == pytest.approx(0.01)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 # Power.
@@ -111,10 +113,12 @@ def test_power_by_simulation(rng):
     assert stats.power(0.77, 0.81, 12) == pytest.approx(found, abs=4 * math.sqrt(0.85 * 0.15 / 20_000))
 
 
+@pytest.mark.parametrize("family", [1, 4])
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 200])
-def test_the_minimum_detectable_effect_has_80_percent_power(rng, n):
-    found = stats.difference(by_seed(rng.normal(1, 0.8, n)), by_seed(np.zeros(n)))
-    assert stats.power(found.minimum_detectable_effect, found.sd, n) == pytest.approx(0.8)
+def test_the_detectable_effect_has_80_percent_power_at_holms_level(rng, n, family):
+    values = {"a": by_seed(rng.normal(1, 0.8, n)), "b": by_seed(np.zeros(n))}
+    found, *_ = judge(values, *[greater("a", "b")] * family, metric=ERROR)
+    assert stats.power(found.detectable, found.difference.sd, n, stats.ALPHA / family) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(("sd", "n"), [(0, 12), (1, 1)])
@@ -157,25 +161,54 @@ def test_a_null_result_says_what_could_have_been_found(rng):
     values = {"a": by_seed(rng.normal(0.97, 0.01, 12)), "b": by_seed(rng.normal(0.97, 0.01, 12))}
     (verdict,) = judge(values, greater("a", "b"))
     assert verdict.outcome == "no difference found"
-    sentence, effect = verdict_sentence(verdict, ACCURACY), verdict.difference.minimum_detectable_effect
+    sentence, effect = verdict_sentence(verdict, ACCURACY), verdict.detectable
     assert "No difference found within this budget" in sentence
-    assert f"12 seeds would find a true difference of {effect:.2f} points" in sentence
+    assert f"; these 12 seeds would find a true difference of {effect:.2f} points with 80 % power" in sentence
+    sentence = verdict_sentence(verdict, ACCURACY, tests=3)
+    assert "; at Holm's level of 3 contrasts these 12 seeds would find a true difference of" in sentence
 
 
-def test_holm_runs_over_the_contrasts_that_have_data():
-    """.03 alone would be supported; beside another test it is .06. A contrast without runs takes no part."""
+def test_holm_runs_over_the_declared_contrasts_with_and_without_runs():
+    """.015 alone would be supported; of three it is .045, of four .06, whether or not the others have runs yet."""
     spread = np.array([-1.0, 0.0, 1.0, 2.0, -2.0])
-    shift = scipy_stats.t.isf(0.015, 4) * spread.std(ddof=1) / math.sqrt(5)
+    shift = scipy_stats.t.isf(0.0075, 4) * spread.std(ddof=1) / math.sqrt(5)
     values = {"base": by_seed(np.zeros(5)), "up": by_seed(spread + shift), "same": by_seed(spread)}
     contrasts = (greater("up", "base"), greater("same", "base"), greater("missing", "base"))
     first, second, third = judge(values, *contrasts, metric=ERROR)
-    assert (first.p, first.adjusted) == (pytest.approx(0.03), pytest.approx(0.06))
-    assert first.outcome == second.outcome == "no difference found"
-    assert "(Holm)" in verdict_sentence(first, ERROR, tests=2)
+    assert (first.p, first.adjusted) == (pytest.approx(0.015), pytest.approx(0.045))
+    assert (first.outcome, second.outcome) == ("supported", "no difference found")
+    assert "(Holm)" in verdict_sentence(first, ERROR, tests=3)
     assert third.outcome == "not enough runs yet"
     assert math.isnan(third.adjusted)
-    (alone,) = judge(values, greater("up", "base"), metric=ERROR)
-    assert (alone.adjusted, alone.outcome) == (pytest.approx(0.03), "supported")
+    first, *_ = judge(values, *contrasts, greater("late", "base"), metric=ERROR)
+    assert (first.adjusted, first.outcome) == (pytest.approx(0.06), "no difference found")
+
+
+def test_benjamini_hochberg_is_scipys_and_leaves_out_what_was_not_tested(rng):
+    p = list(rng.uniform(0, 0.2, 20))
+    expected = scipy_stats.false_discovery_control(p)
+    assert stats.benjamini_hochberg([math.nan, *p])[1:] == pytest.approx(list(expected))
+    assert math.isnan(stats.benjamini_hochberg([math.nan, *p])[0])
+
+
+@pytest.mark.parametrize("asked_by", ["reader", "ours"])
+def test_only_the_papers_own_sentence_is_contradicted(rng, asked_by):
+    values = {"a": by_seed(rng.normal(0.98, 0.001, 6)), "b": by_seed(rng.normal(0.97, 0.001, 6))}
+    papers, other = judge(values, greater("b", "a"), greater("b", "a", asked_by=asked_by))
+    assert (papers.outcome, other.outcome) == ("contradicted", "the opposite found")
+    assert "The paper does not say so" in verdict_sentence(other, ACCURACY)
+    assert "The paper" not in verdict_sentence(papers, ACCURACY)
+
+
+def test_the_interval_for_new_images_by_hand(rng):
+    """Nadeau and Bengio 2003: t of n - 1 degrees times sd sqrt(1 / n + test / train)."""
+    d = rng.normal(1, 1, 12)
+    measured = stats.difference(by_seed(d), by_seed(np.zeros(12)))
+    found = stats.for_new_images(measured, train=600, test=897)
+    half = scipy_stats.t.ppf(0.975, 11) * d.std(ddof=1) * math.sqrt(1 / 12 + 897 / 600)
+    assert (found.low, found.high) == pytest.approx((d.mean() - half, d.mean() + half))
+    same = stats.difference(by_seed(np.ones(3)), by_seed(np.zeros(3)))
+    assert math.isnan(stats.for_new_images(same, 600, 897).low)
 
 
 def test_one_seed_is_not_enough():
@@ -252,6 +285,32 @@ def test_interaction_is_the_trend_of_the_pairs_leads(rng):
     assert "the lead of a over b shrinks towards e over f, slope -0.281 [" in sentence
 
 
+def test_straight_tests_the_bend_of_the_parabola(rng):
+    """The least-squares parabola is 0.5 above its chord in the middle, as x (8 - x) / 32 is over 0 to 8."""
+    x = np.array([0.0, 2.0, 4.0, 8.0])
+    bent = 3 * x + x * (8 - x) / 32 + rng.normal(0, 0.05, (9, 4))
+    values = {name: by_seed(column) for name, column in zip("abcd", bent.T, strict=True)}
+    inside, outside = (judge(values, straight("abcd", list(x), margin), metric=ERROR)[0] for margin in (0.7, 0.2))
+    sagittas = -np.polyfit(x, bent.T, 2)[0] * 4**2
+    assert inside.difference.mean == pytest.approx(sagittas.mean()) == pytest.approx(0.5, abs=0.1)
+    assert (inside.outcome, outside.outcome) == ("supported", "contradicted")
+    p = scipy_stats.ttest_1samp(sagittas, 0.7, alternative="less").pvalue
+    assert inside.p == pytest.approx(p)
+    assert "the bend from a to d is +0." in verdict_sentence(inside, ERROR)
+
+
+def test_off_line_tests_the_distance_from_the_others_line(rng):
+    x, y = np.array([1.0, 2.0, 3.0, 5.0]), rng.normal([0.0, 4.0, 5.0, 7.0], 0.1, (8, 4))
+    values = {name: by_seed(column) for name, column in zip("abcd", y.T, strict=True)}
+    below, above = (judge(values, off_line("abcd", list(x), sign=sign), metric=ERROR)[0] for sign in (-1, 1))
+    slope, height = np.polyfit(x[1:], y[:, 1:].T, 1)
+    distances = y[:, 0] - (slope * x[0] + height)
+    assert below.difference.mean == pytest.approx(distances.mean())
+    assert below.p == pytest.approx(scipy_stats.ttest_1samp(distances, 0).pvalue)
+    assert (below.outcome, above.outcome) == ("supported", "contradicted")
+    assert "a lies below the line through b, c, d, by -" in verdict_sentence(below, ERROR)
+
+
 def test_trend_needs_a_seed_in_every_arm(rng):
     values = {name: by_seed(rng.normal(0, 1, 5)) for name in "abc"}
     del values["b"][3]
@@ -265,7 +324,7 @@ def test_trend_of_equal_arms_is_flat_even_when_rounded():
 
 
 def test_a_misspelt_kind_is_refused():
-    with pytest.raises(UserError, match=r"'bigger'.*; allowed: greater, equivalent, trend, interaction"):
+    with pytest.raises(UserError, match=r"'bigger'.*; allowed: greater, equivalent, trend, interaction, straight, "):
         parse({"contrasts": [{"kind": "bigger", "arms": ["a", "b"]}]}, "a test")
 
 
@@ -325,7 +384,8 @@ def test_the_pilots_spread_gives_interval_and_test(rng):
     assert (found.n, found.degrees) == (10, 3)
     assert (found.mean, found.sd, width(found) / 2) == pytest.approx((d.mean(), sd, half))
     assert found.p == pytest.approx(2 * scipy_stats.t.sf(abs(d.mean()) / sd * math.sqrt(10), 3))
-    assert stats.power(found.minimum_detectable_effect, sd, 10, degrees=3) == pytest.approx(0.8)
+    detectable = judge({"a": by_seed(a), "b": by_seed(b)}, greater("a", "b"), metric=ERROR, pilot=4)[0].detectable
+    assert stats.power(detectable, sd, 10, degrees=3) == pytest.approx(0.8)
     assert stats.difference(by_seed(a[:4]), by_seed(b[:4]), pilot=4) == stats.difference(by_seed(a[:4]), by_seed(b[:4]))
 
 

@@ -1,6 +1,7 @@
 """Experiment files become runs; the locks of runs are exclusive and die with the process that has them."""
 
 import contextlib
+import math
 import subprocess
 import sys
 
@@ -224,6 +225,55 @@ def test_what_the_width_followed_from_cannot_change(tmp_path, changed, message):
     other = make(tmp_path, overrides=UNTIL | changed if changed else {})
     with pytest.raises(UserError, match=message):
         jobs.write(tmp_path, other)
+
+
+def top_at(rate):
+    """Accuracies of a tuning whose fitted response is highest at this rate."""
+    return lambda run: 0.9 - 0.01 * math.log(float(run.arm.split("@lr")[1]) / rate) ** 2 + 0.001 * (run.seed % 3)
+
+
+TUNE = {"tune.lrs": "(0.1, 0.2, 0.4)", "tune.seeds": "2"}
+
+
+def test_a_tuning_gets_one_rate_more_at_each_edge_until_it_has_three(tmp_path):
+    plan = make(tmp_path, mode="tune", overrides=TUNE)
+    assert sweep.widened(tmp_path, plan) == plan
+    for most in (0.8, 1.6, 3.2, 3.2):
+        jobs.write(tmp_path, plan)
+        assert sweep.widened(tmp_path, make(tmp_path, mode="tune", overrides=TUNE)).arms == plan.arms, "as it was left"
+        write_rows(tmp_path, plan, top_at(50))
+        plan = sweep.widened(tmp_path, plan)
+        assert max(arm.lr for arm in plan.arms) == most
+    assert [arm.name for arm in plan.arms if arm.variant == "relu6"][2:] == [
+        f"relu6@lr{lr}" for lr in (0.4, 0.8, 1.6, 3.2)
+    ]
+    assert {job.program for job in plan.jobs} == {plan.jobs[0].program}
+    more = sweep.widened(tmp_path, make(tmp_path, mode="tune", overrides=TUNE | {"tune.seeds": "3"}))
+    jobs.write(tmp_path, more)
+    assert len(more.runs) == 2 * 6 * 3, "new seeds are of all rates"
+
+
+def test_a_tuning_with_its_top_inside_gets_no_rate(tmp_path):
+    plan = make(tmp_path, mode="tune", overrides=TUNE)
+    jobs.write(tmp_path, plan)
+    write_rows(tmp_path, plan, top_at(0.2))
+    assert sweep.widened(tmp_path, plan) == plan
+
+
+def test_a_rate_that_was_an_edge_is_one_of_the_arm(tmp_path):
+    text = EXPERIMENT.replace(
+        'for act in ("linear", "relu6"):\n        yield {"model.project_act": act}',
+        'arms = {act: {"model.project_act": act} for act in ("linear", "relu6")}\n'
+        '    yield from config.tuned(arms, {"digits": {"linear": 0.3, "relu6": (0.9, "edge")}}, cfg)',
+    )
+    plan = make(tmp_path, text)
+    assert [(arm.name, arm.lr, arm.lr_at_edge) for arm in plan.arms] == [
+        ("linear", 0.3, False),
+        ("relu6", 0.9, True),
+        ("relu6@lr0.3", 0.3, False),
+    ]
+    with pytest.raises(UserError, match=r"of arm 'relu6' is \(0.9, 'egde'\); allowed: a number, or"):
+        make(tmp_path, text.replace('"edge"', '"egde"'))
 
 
 def test_one_seed_gives_no_spread(tmp_path):

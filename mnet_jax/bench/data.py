@@ -143,7 +143,7 @@ def _feed(name: str, root: Path) -> Run:
     data = config.default().data
     data.source, data.dir, data.size, data.threads = name, str(root), SIZE, 2
     dataset = load.from_name(name, str(root))
-    split = Split(dataset.train_indices, dataset.train_indices[:1], "")
+    split = Split(dataset.train_indices, dataset.train_indices[:1], "", "nothing")
     return lambda count: _drain(pipeline.Feed(dataset, split, data, 0, BATCH).batches(stop=count), count)
 
 

@@ -5,8 +5,8 @@ generator of overrides `{"model.project_act": "relu6"}` with the keys of the com
 says, with the contrasts that decide. What else it may define is in `mnet_jax/experiment.py`.
 """
 
-from mnet_jax.config.arms import at_resolution, multipliers, rows, tuned
-from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, trend
+from mnet_jax.config.arms import at_highest, at_resolution, multipliers, rows, tuned
+from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, off_line, straight, trend
 from mnet_jax.config.scales import SCALES, SEGMENTATION, at_scale
 from mnet_jax.config.settings import (
     add_fields,
@@ -44,6 +44,7 @@ __all__ = [
     "Range",
     "Task",
     "add_fields",
+    "at_highest",
     "at_resolution",
     "at_scale",
     "check",
@@ -55,9 +56,11 @@ __all__ = [
     "greater",
     "interaction",
     "multipliers",
+    "off_line",
     "override",
     "rows",
     "static_fields",
+    "straight",
     "traced_values",
     "trend",
     "tuned",

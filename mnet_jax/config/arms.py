@@ -11,13 +11,16 @@ from mnet_jax.errors import UserError
 from mnet_jax.fields import nearest
 from mnet_jax.models.specs import NETWORKS
 
+Rate = float | tuple[float, str]
+"""A tuned learning rate, or (rate, "edge") where it was the lowest or the highest that was tried."""
+
 
 def tuned(
-    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, float] | float], config: ConfigDict
+    arms: Mapping[str, Mapping[str, Any]], rates: Mapping[str, Mapping[str, Rate] | float], config: ConfigDict
 ) -> Iterator[dict[str, Any]]:
     """Yields the sweep rows of named arms, each at its learning rate in `rates[scale]`, or else at the config's.
 
-    A number in the place of the arms' rates is that of all.
+    A number in the place of the arms' rates is that of all; a pair (rate, "edge") says that no rate beyond was tried.
     """
     of_scale = rates.get(config.scale, {})
     if isinstance(of_scale, Mapping):
@@ -28,7 +31,12 @@ def tuned(
                 )
     for name, overrides in arms.items():
         lr = of_scale.get(name, config.optim.lr) if isinstance(of_scale, Mapping) else of_scale
-        yield {"name": name, **overrides, "optim.lr": lr}
+        lr, *edge = lr if isinstance(lr, tuple) else (lr,)
+        if edge not in ([], ["edge"]):
+            raise UserError(
+                f"the learning rate of arm {name!r} is {(lr, *edge)!r}; allowed: a number, or (number, 'edge')"
+            )
+        yield {"name": name, **overrides, "optim.lr": lr, "lr_at_edge": bool(edge)}
 
 
 def at_resolution(config: ConfigDict, pixels: int) -> dict[str, int]:
@@ -41,27 +49,33 @@ def multipliers(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Arms "width@resolution" of every pair, both ascending, and what a claim says of them.
 
-    The claim's trends are those of width at the highest resolution and of resolution at the largest width, each against
-    2 log2 of it: multiply-adds go with the square of either (Howard et al. 2017, equation 7), so that a slope is in
-    points for each doubling of them. Its curve is a line for each resolution.
+    Images are shifted by the same share of their side as at the highest resolution, to whole pixels. The claim's trends
+    are those of width at the highest resolution and of resolution at the largest width, each against 2 log2 of it:
+    multiply-adds go with the square of either (Howard et al. 2017, equation 7), so that a slope is in points for each
+    doubling of them. Its curve is a line for each resolution.
     """
-
-    def name(width: float, resolution: int) -> str:
-        return f"{width:g}@{resolution}"
-
+    shifts = {
+        pixels: {"data.shift": round(config.data.shift * pixels / resolutions[-1])} if config.data.shift else {}
+        for pixels in resolutions
+    }
     arms = {
-        name(width, resolution): {"model.width": width, **at_resolution(config, resolution)}
-        for resolution in reversed(resolutions)
+        f"{width:g}@{pixels}": {"model.width": width, **at_resolution(config, pixels), **shifts[pixels]}
+        for pixels in reversed(resolutions)
         for width in reversed(widths)
     }
-    by_resolution = {resolution: [name(width, resolution) for width in widths] for resolution in resolutions}
-    by_width = [name(widths[-1], resolution) for resolution in resolutions]
+    by_resolution = {pixels: [f"{width:g}@{pixels}" for width in widths] for pixels in resolutions}
+    by_width = [f"{widths[-1]:g}@{pixels}" for pixels in resolutions]
     contrasts = (
-        trend(by_resolution[resolutions[-1]], [2 * math.log2(width) for width in widths]),
-        trend(by_width, [2 * math.log2(resolution) for resolution in resolutions]),
+        trend(*at_highest(widths, resolutions)),
+        trend(by_width, [2 * math.log2(pixels) for pixels in resolutions]),
     )
-    series = {f"resolution {resolution}": members for resolution, members in by_resolution.items()}
+    series = {f"resolution {pixels}": members for pixels, members in by_resolution.items()}
     return arms, {"contrasts": contrasts, "curve": {"x": "madds", "points": {}, "series": series}}
+
+
+def at_highest(widths: Sequence[float], resolutions: Sequence[int]) -> tuple[list[str], list[float]]:
+    """The arms of `multipliers` at the highest resolution, by width, and 2 log2 of their widths."""
+    return [f"{width:g}@{resolutions[-1]}" for width in widths], [2 * math.log2(width) for width in widths]
 
 
 def rows(config: ConfigDict) -> tuple[tuple[Any, ...], ...]:

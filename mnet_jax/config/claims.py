@@ -1,7 +1,7 @@
 """What an experiment claims, and the contrasts that decide it, checked before anything is trained.
 
 An experiment file says `claim = {...}` with the keys of `Claim`, or a function of the config that returns such a dict,
-and writes contrasts with `greater`, `equivalent`, `trend` and `interaction`.
+and writes contrasts with `greater`, `equivalent`, `trend`, `interaction`, `straight` and `off_line`.
 """
 
 import math
@@ -12,7 +12,10 @@ from typing import Any
 from mnet_jax.errors import UserError
 from mnet_jax.fields import nearest
 
-KINDS = ("greater", "equivalent", "trend", "interaction")
+KINDS = ("greater", "equivalent", "trend", "interaction", "straight", "off_line")
+
+ASKED_BY = ("paper", "reader", "ours")
+"""Who says what a contrast tests: the cited paper, a reader of it (or other literature), or the experiment alone."""
 
 COSTS = ("madds", "params")
 """Words for the axis of `Claim.curve` that stand for what was counted."""
@@ -27,8 +30,13 @@ class Contrast:
                  "trend": the metric grows (`sign` 1) or falls (-1) with `x` over the arms.
                  "interaction": arms are pairs, one pair after the other; the lead of the first arm of a pair over the
                  second grows or shrinks with `x` over the pairs.
+                 "straight": the metric against `x` bends by less than `margin`: the least-squares parabola over the
+                 arms is nearer than that to its chord.
+                 "off_line": the metric of arms[0] lies above (`sign` 1) or below (-1) the straight line against `x`
+                 through the other arms.
     `margin`     as printed: in points for accuracies.
     `published`  the paper's figure in the same units, or None.
+    `asked_by`   of ASKED_BY; "" = as the claim.
     """
 
     kind: str
@@ -37,6 +45,17 @@ class Contrast:
     sign: int = 1
     margin: float | None = None
     published: float | None = None
+    asked_by: str = ""
+
+    @property
+    def is_slope(self) -> bool:
+        """Whether what is measured is a slope against `x`."""
+        return self.kind in ("trend", "interaction")
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the paper itself says what is tested, so that runs can contradict it."""
+        return self.asked_by in ("", "paper")
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,8 @@ class Claim:
 
     `text`              the claim as one sentence.
     `source`            where it is printed, such as "Sandler et al. 2018, Figure 6a".
+    `asked_by`          of ASKED_BY: who says so, where a contrast does not name another; "" = the paper where a source
+                        is named, else "ours".
     `published`         the printed figures, in words.
     `metric`            the name of the metric that decides; "" = the task's first one.
     `contrasts`         the primary questions; Holm's correction runs over them.
@@ -58,6 +79,7 @@ class Claim:
 
     text: str = ""
     source: str = ""
+    asked_by: str = ""
     published: str = ""
     metric: str = ""
     contrasts: tuple[Contrast, ...] = ()
@@ -68,26 +90,43 @@ class Claim:
     published_points: tuple[Mapping[str, Any], ...] = ()
 
 
-def greater(better: str, worse: str, published: float | None = None) -> Contrast:
+def greater(better: str, worse: str, published: float | None = None, asked_by: str = "") -> Contrast:
     """The metric of `better` exceeds that of `worse`; `published` is the paper's difference, in points."""
-    return Contrast("greater", (better, worse), published=published)
+    return Contrast("greater", (better, worse), published=published, asked_by=asked_by)
 
 
-def equivalent(a: str, b: str, margin: float, published: float | None = None) -> Contrast:
+def equivalent(a: str, b: str, margin: float, published: float | None = None, asked_by: str = "") -> Contrast:
     """Arms `a` and `b` differ by less than `margin` points."""
-    return Contrast("equivalent", (a, b), margin=margin, published=published)
+    return Contrast("equivalent", (a, b), margin=margin, published=published, asked_by=asked_by)
 
 
-def trend(arms: Sequence[str], x: Sequence[float], sign: int = 1, published: float | None = None) -> Contrast:
+def trend(
+    arms: Sequence[str], x: Sequence[float], sign: int = 1, published: float | None = None, asked_by: str = ""
+) -> Contrast:
     """The metric grows (`sign` 1) or falls (-1) with `x` over these arms."""
-    return Contrast("trend", tuple(arms), tuple(x), sign, published=published)
+    return Contrast("trend", tuple(arms), tuple(x), sign, published=published, asked_by=asked_by)
 
 
 def interaction(
-    pairs: Sequence[tuple[str, str]], x: Sequence[float], sign: int = 1, published: float | None = None
+    pairs: Sequence[tuple[str, str]],
+    x: Sequence[float],
+    sign: int = 1,
+    published: float | None = None,
+    asked_by: str = "",
 ) -> Contrast:
     """The first arm's lead over the second grows (`sign` 1) or shrinks (-1) with `x` over these pairs."""
-    return Contrast("interaction", tuple(arm for pair in pairs for arm in pair), tuple(x), sign, published=published)
+    arms = tuple(arm for pair in pairs for arm in pair)
+    return Contrast("interaction", arms, tuple(x), sign, published=published, asked_by=asked_by)
+
+
+def straight(arms: Sequence[str], x: Sequence[float], margin: float, asked_by: str = "") -> Contrast:
+    """The metric is a straight line against `x` over these arms, but for a bend of less than `margin` points."""
+    return Contrast("straight", tuple(arms), tuple(x), margin=margin, asked_by=asked_by)
+
+
+def off_line(arms: Sequence[str], x: Sequence[float], sign: int = 1, asked_by: str = "") -> Contrast:
+    """The first arm lies above (`sign` 1) or below (-1) the straight line against `x` through the others."""
+    return Contrast("off_line", tuple(arms), tuple(x), sign, asked_by=asked_by)
 
 
 def parse(value: Any, where: str) -> Claim:
@@ -104,6 +143,7 @@ def parse(value: Any, where: str) -> Claim:
     _check_keys(value, _keys(Claim), f"{where}: the claim")
     for key in ("text", "source", "published", "metric"):
         _check_type(value.get(key, ""), str, f"{where}: the claim's {key}", "a string")
+    asked_by = _asked_by(value, f"{where}: the claim's") or ("paper" if value.get("source") else "ours")
     contrasts = _tuple(value.get("contrasts", ()), f"{where}: the claim's contrasts", "a tuple of contrasts")
     groups = _tuple(value.get("equal_madds", ()), f"{where}: the claim's equal_madds", "a tuple of groups of arms")
     points = _tuple(value.get("published_points", ()), f"{where}: the claim's published_points", "a tuple of points")
@@ -111,7 +151,8 @@ def parse(value: Any, where: str) -> Claim:
         _check_dict(point, {"label": str, "x": float, "accuracy": float}, (), f"{where}: a published point")
     return Claim(
         **{key: value.get(key, "") for key in ("text", "source", "published", "metric")},
-        contrasts=tuple(_contrast(entry, f"{where}: contrast {n}") for n, entry in enumerate(contrasts, 1)),
+        asked_by=asked_by,
+        contrasts=tuple(_contrast(entry, asked_by, f"{where}: contrast {n}") for n, entry in enumerate(contrasts, 1)),
         equal_madds=tuple(_arms(group, f"{where}: the claim's equal_madds") for group in groups),
         curve=_curve(value.get("curve"), f"{where}: the claim's curve"),
         grid=_grid(value.get("grid"), f"{where}: the claim's grid"),
@@ -148,13 +189,20 @@ def to_json(claim: Claim) -> dict[str, Any]:
     return {key: value for key, value in asdict(claim).items() if value}
 
 
-def _contrast(value: Any, where: str) -> Contrast:
+def _asked_by(value: Mapping[str, Any], where: str) -> str:
+    """What a claim or contrast has there, "" where it has nothing."""
+    asked_by = value.get("asked_by", "")
+    if asked_by and asked_by not in ASKED_BY:
+        near = nearest(str(asked_by), ASKED_BY)
+        raise UserError(f"{where} asked_by is {_shown(asked_by)}{near}; allowed: {', '.join(ASKED_BY)}")
+    return asked_by
+
+
+def _contrast(value: Any, asked_by: str, where: str) -> Contrast:
     if isinstance(value, Contrast):
         value = asdict(value)
     if not isinstance(value, Mapping):
-        raise UserError(
-            f"{where} is {_shown(value)}; allowed: config.greater, equivalent, trend or interaction of arms"
-        )
+        raise UserError(f"{where} is {_shown(value)}; allowed: config.{', '.join(KINDS)} of arms")
     _check_keys(value, _keys(Contrast), where)
     kind = value.get("kind")
     if kind not in KINDS:
@@ -167,11 +215,11 @@ def _contrast(value: Any, where: str) -> Contrast:
         if len(arms) != 2:
             raise UserError(f"{where} compares {len(arms)} arms; allowed: 2")
         pairs = [arms]
-    elif kind == "trend":
-        pairs = []
-        if len(arms) != len(x) or len(set(arms)) != len(arms) or len(arms) < 2:
+    elif kind != "interaction":
+        pairs, least = [], 2 if kind == "trend" else 3
+        if len(arms) != len(x) or len(set(arms)) != len(arms) or len(arms) < least:
             raise UserError(
-                f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least 2"
+                f"{where}: {len(arms)} arms and {len(x)} x; allowed: as many x as different arms, at least {least}"
             )
     else:
         pairs = list(zip(arms[::2], arms[1::2], strict=False))
@@ -180,19 +228,23 @@ def _contrast(value: Any, where: str) -> Contrast:
     for first, second in pairs:
         if first == second:
             raise UserError(f"{where} compares arm {first!r} with itself")
-    if x and len(set(x)) < 2:
-        raise UserError(f"{where}: x is {x}; allowed: at least two different numbers")
+    if x and len(set(x[1:] if kind == "off_line" else x)) < (different := 3 if kind == "straight" else 2):
+        whose = " of the arms behind the first" if kind == "off_line" else ""
+        raise UserError(f"{where}: x is {x}; allowed: at least {different} different numbers{whose}")
     sign = value.get("sign", 1)
     if type(sign) is not int or sign not in (1, -1):
         raise UserError(f"{where}: sign={sign!r}; allowed: 1 (grows) and -1 (falls)")
     margin, published = value.get("margin"), value.get("published")
-    if kind == "equivalent":
+    if kind in ("equivalent", "straight"):
         _check_number(margin, f"{where}: margin")
         if margin is None or margin <= 0:
             raise UserError(f"{where}: margin={margin!r}; allowed: a positive number, in points for accuracies")
+    elif margin is not None:
+        raise UserError(f"{where}: margin={margin!r}; allowed: none, which only equivalent and straight have")
     if published is not None:
         _check_number(published, f"{where}: published")
-    return Contrast(kind, arms, tuple(map(float, x)), sign, margin, published)
+    asked_by = _asked_by(value, f"{where}:") or asked_by
+    return Contrast(kind, arms, tuple(map(float, x)), sign, margin, published, asked_by)
 
 
 def _curve(value: Any, where: str) -> Mapping[str, Any] | None:

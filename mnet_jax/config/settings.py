@@ -118,8 +118,9 @@ def _check_training(flat: Mapping[str, Any], config: ConfigDict) -> None:
             f"model.norm.group={group} does not divide train.batch_size={batch}; "
             "allowed: a divisor of it, or 0 for the whole batch"
         )
-    if not flat["tune.lrs"] or not all(_is_number(lr) and lr > 0 for lr in flat["tune.lrs"]):
-        raise UserError(f"tune.lrs={flat['tune.lrs']!r}; allowed: a tuple of positive numbers")
+    rates = flat["tune.lrs"]
+    if not all(_is_number(lr) and lr > 0 for lr in rates) or not 2 <= len(rates) == len(set(rates)):
+        raise UserError(f"tune.lrs={rates!r}; allowed: a tuple of two or more different positive numbers")
     for name, (low, high) in {"data.area": (0, 1), "data.aspect": (0.1, 10), "data.randaugment": (0, 10)}.items():
         pair = flat[name]
         if len(pair) != 2 or not all(_is_number(x) and low <= x <= high for x in pair):

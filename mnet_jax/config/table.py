@@ -78,7 +78,9 @@ _COMMON: Mapping[str, Field] = {
     "model.norm.momentum": Field(0.997, "decay of BatchNorm's running statistics (released V2 code)", FRACTION),
     "model.norm.eps": Field(1e-3, "added to BatchNorm's variance (released V2 code)", POSITIVE),
     "model.norm.group": Field(
-        96, "images whose statistics are shared (V2 6.1: 96 a worker); 0 = the batch", NONNEGATIVE
+        96,
+        "images whose statistics are shared (V2 6.1: 96 a worker), a divisor of the batch; 0 = the batch",
+        NONNEGATIVE,
     ),
     # The data.
     "data.source": Field(
@@ -95,7 +97,9 @@ _COMMON: Mapping[str, Field] = {
     ),
     "data.aspect": Field((3 / 4, 4 / 3), "width / height of that part"),
     "data.eval_crop": Field(0.875, "share of the short side that the central square keeps to evaluate", Range(0.01, 1)),
-    "data.randaugment": Field((0, 9), "(operations, magnitude of 10) (Cubuk et al. 2020: 2, 9); size > 0 only"),
+    "data.randaugment": Field(
+        (0, 9), "(operations, magnitude, 10 the strongest) (Cubuk et al. 2020: 2, 9); size > 0 only"
+    ),
     "data.corrupt": Field("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
     "data.threads": Field(0, "decoding threads of each process; 0 = one for each core", PROCESSES),
     "data.workers": Field(0, "processes that decode; 0 = the training process does", PROCESSES),
@@ -112,7 +116,9 @@ _COMMON: Mapping[str, Field] = {
     "train.epochs": Field(300, "passes over the training images", COUNT),
     "train.batch_size": Field(1536, "images a step over all devices (V2 6.1: 16 x 96)", COUNT),
     "train.label_smoothing": Field(0.1, "(released V2 recipe)", Range(0, 0.99)),
-    "train.ema": Field(0.9999, "decay of the averaged weights, which are then evaluated; 0 = off", Range(0, 0.999999)),
+    "train.ema": Field(
+        0.9999, "decay of averaged weights and norm statistics, which are then evaluated; 0 = off", Range(0, 0.999999)
+    ),
     "train.eval_every": Field(10, "epochs between evaluations; the last epoch always has one", COUNT),
     "train.init_from": Field("", "arm of this sweep, or weights file, that a run's weights start from; '' = drawn"),
     "train.init_match": Field(
@@ -137,9 +143,9 @@ _COMMON: Mapping[str, Field] = {
         (), "patterns of the weights that are trained, such as ('classifier.*',); () = all of them"
     ),
     # Tuning of the learning rate.
-    "tune.lrs": Field((0.1, 0.3, 0.6, 1.0), "the grid of `--mode tune`"),
-    "tune.seeds": Field(3, "tuning seeds of every arm and rate, disjoint from the reported ones", SEEDS),
-    "tune.holdout": Field(5000, "images cut from the training set for them", COUNT),
+    "tune.lrs": Field((0.1, 0.2, 0.4, 0.8), "the grid that `--mode tune` starts from; rates are added at its edges"),
+    "tune.seeds": Field(8, "tuning seeds of every arm and rate, disjoint from the reported ones", SEEDS),
+    "tune.holdout": Field(5000, "images cut from the training set for them, where there is a fixed test set", COUNT),
 }
 
 FIELDS: dict[str, Field] = {**_COMMON}

@@ -1,6 +1,7 @@
 """What others mean by a network's cost: each published convention as a function of the layers.
 
-3.4, 3.47, 3.5 and 3.54 M parameters are one MobileNetV2, and so are 300, 313, 316 and 319 M multiply-adds.
+3.4 or 3.47 M (its 3,469,760 weights, cut or rounded), 3.5 M and 3.54 M parameters are one MobileNetV2 by three
+conventions, and so are 300, 301 and 319 M multiply-adds.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -98,11 +98,16 @@ class Dataset:
 
 
 class Split(NamedTuple):
-    """Sorted int64 indices of training and held-out images; `rule` says in words how a seed chooses them."""
+    """Sorted int64 indices of training and held-out images.
+
+    `rule` says in words how a seed chooses them; `drawn` which of them other seeds have others of: "training and test
+    images", "training images" or "nothing".
+    """
 
     train: np.ndarray
     test: np.ndarray
     rule: str
+    drawn: str
 
 
 Part = tuple[np.ndarray, Mapping[str, np.ndarray]]
@@ -205,6 +210,10 @@ def _fingerprint(name: str, images_NHWC: np.ndarray, targets: Mapping[str, np.nd
     return digest.hexdigest()[:12]
 
 
+TUNING_EVERY = 6
+"""Of a data set without a fixed test set every sixth image is set aside for tuning: no other run ever sees it."""
+
+
 def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) -> Split:
     """Which images this seed trains on and which it holds out.
 
@@ -213,33 +222,41 @@ def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) ->
       seed: the run's seed.
       train_size: how many training images are drawn, without replacement; 0 = all that may be trained on.
       holdout: 0 = the fixed test set is held out. Otherwise (tuning) so many training images are held out instead,
-        and the test set is never touched. Ignored without a fixed test set: a seed then holds out all images that it
-        does not train on.
+        and the test set is never touched. Without a fixed test set a seed holds out all images that it does not train
+        on, and a tuning seed, whatever the number, those that are set aside for tuning (`TUNING_EVERY`), which no other
+        run ever sees.
 
     Raises:
       UserError: these sizes leave nothing to train on or nothing to hold out.
     """
-    pool, fixed = len(dataset.train_indices), dataset.has_fixed_test_set
-    cut = holdout if fixed else 0
+    fixed = dataset.has_fixed_test_set
+    aside = dataset.train_indices[: 0 if fixed else None : TUNING_EVERY]
+    usable = np.setdiff1d(dataset.train_indices, aside)
+    pool, cut = len(usable), holdout if fixed else 0
     if not 0 <= cut < pool:
         raise UserError(f"holdout={holdout}: allowed are 0 to {pool - 1}, {dataset.name} has {pool} training images")
     least, most = (0, pool - cut) if fixed else (1, pool - 1)
     if not least <= train_size <= most:
-        held = f"{cut} of them held out" if fixed else "the rest is held out"
+        held = f"{cut} of them held out" if fixed else f"the rest is held out, {len(aside)} others are for tuning"
         raise UserError(
             f"train_size={train_size}: allowed are {least} to {most}, {dataset.name} has {pool} images, {held}"
         )
-    drawn = _shuffled(dataset.train_indices, seed, "split")
-    train = np.sort(drawn[: train_size or most])
-    test = np.sort(drawn[pool - cut :]) if cut else np.setdiff1d(dataset.test_indices, train)
+    order = _shuffled(usable, seed, "split")
+    train = np.sort(order[: train_size or most])
+    test = np.sort(order[pool - cut :]) if cut else np.setdiff1d(dataset.test_indices if fixed else usable, train)
+    if holdout and not fixed:
+        test = aside
+    drawn = "training and test images" if cut or not (fixed or holdout) else "training images"
     if fixed:
+        drawn = drawn if len(train) < pool else "nothing"
         draw = " drawn by the seed" if len(train) < pool else ""
         held = f"{cut} others held out, test set untouched" if cut else f"the test set of {len(test)} held out"
         rule = f"{len(train)} of {pool} training images{draw}, {held}"
     else:
-        rule = f"{len(train)} training images drawn by the seed, the other {len(test)} held out"
-        rule += " (one pool: a tuning seed holds out its own images)" if holdout else ""
-    return Split(train, test, rule)
+        held = f"the {len(test)} for tuning held out" if holdout else f"the other {len(test)} held out"
+        rule = f"{len(train)} training images drawn by the seed, {held}"
+        rule += "" if holdout else f", {len(aside)} set aside for tuning"
+    return Split(train, test, rule, drawn)
 
 
 def epoch_order(seed: int, epoch: int, train_indices: np.ndarray, batch_size: int) -> np.ndarray:

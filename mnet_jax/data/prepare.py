@@ -310,7 +310,7 @@ def examples(dataset: Dataset, images: int = 8) -> dict[str, np.ndarray]:
     else:
         settings.size = 224
         train = np.sort(indices)
-        split = Split(train, epoch_order(0, 0, train, images)[0], "")
+        split = Split(train, epoch_order(0, 0, train, images)[0], "", "nothing")
         rows["held out"] = pipeline.Feed(dataset, split, settings, 0, images).held_out_batch(0)["images"]
         rows["random crop"] = pipeline.Feed(dataset, split, settings, 0, images).batch(0)["images"]
         settings.randaugment = (2, 9)

@@ -196,6 +196,9 @@ def _operations() -> Mapping[str, Callable[["Image.Image", float], "Image.Image"
 def randaugment(image_HWC: np.ndarray, operations: int, magnitude: float, uniforms: Sequence[float]) -> np.ndarray:
     """Applies `operations` of 14 operations, drawn with replacement, at `magnitude` from 0 to 10 (Cubuk et al. 2020).
 
+    10 is the strongest here, and all operations grow stronger with it. torchvision counts to 30, so that its 9 turns by
+    9 degrees where 9 here turns by 27; in the TensorFlow code solarize and posterize grow weaker.
+
     `uniforms` holds 2 numbers in [0, 1) for each operation: the first chooses it, the second its sign.
     """
     from PIL import Image

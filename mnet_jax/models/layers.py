@@ -176,7 +176,8 @@ class ConvNorm(Conv):
 
     With `config.act_bits` the output is rounded to that many bits (`FakeQuant`); sums at shortcuts stay exact. The
     module has Flax's switch `use_running_average` (`model.train()`, `model.eval()`); in training mode a call updates
-    the running averages `mean` and `var`. With `learn_scale=False` the norm has no scale (Inception V3).
+    the running averages `mean` and `var`; the latter is of the biased variance, as Keras's, where PyTorch's and
+    TensorFlow's fused norm have n / (n - 1) times it. With `learn_scale=False` the norm has no scale (Inception V3).
     """
 
     def __init__(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mnet_jax import formatting, results
+from mnet_jax import formatting, results, stats
 from mnet_jax.errors import UserError
 from mnet_jax.report import render
 from mnet_jax.report.drawing import RenderedFigure
 from mnet_jax.report.sentences import minutes
 from mnet_jax.report.summary import Summary
-from mnet_jax.report.tables import Table, contrast_lines
+from mnet_jax.report.tables import ContrastLine, Table, contrast_lines
 
 
 def write_index(out: Path, reports: Mapping[Path, tuple[Summary, Sequence[render.Figure]]]) -> None:
@@ -24,10 +24,11 @@ def write_index(out: Path, reports: Mapping[Path, tuple[Summary, Sequence[render
         section["anchor"] += f"-{number}"
     links = [_url(os.path.relpath(workdir / "report.html", out)) for workdir in reports]
     anchors = [f"#{section['anchor']}" for section in sections]
-    drawn = draw_all(summaries)
+    drawn, corrected = draw_all(summaries), corrected_lines(summaries)
     for name, shown, targets in (("index", [], links), ("report", sections, anchors)):
-        overview = [_line(summary, link) for summary, link in zip(summaries, targets, strict=True)]
-        results.write_atomic(out / f"{name}.html", render.page("Experiments", shown, overview, drawn))
+        overview = [_line(*each) for each in zip(summaries, corrected, targets, strict=True)]
+        page = render.page("Experiments", shown, overview, drawn, families(summaries))
+        results.write_atomic(out / f"{name}.html", page)
 
 
 def _url(path: str) -> str:
@@ -59,12 +60,36 @@ def draw_all(summaries: Sequence[Summary]) -> list[RenderedFigure]:
     return drawn
 
 
-def _line(summary: Summary, link: str) -> dict[str, Any]:
+def corrected_lines(summaries: Sequence[Summary]) -> list[list[tuple[ContrastLine, str]]]:
+    """The lines of each summary, each with its p after Benjamini and Hochberg's correction over all summaries."""
+    verdicts = [verdict for summary in summaries for verdict in summary.verdicts]
+    corrected = map(formatting.p_text, stats.benjamini_hochberg([verdict.p for verdict in verdicts]))
+    return [
+        [(line, next(corrected) if summary.verdicts else "–") for line in contrast_lines(summary)]
+        for summary in summaries
+    ]
+
+
+def families(summaries: Sequence[Summary]) -> str:
+    """How many primary contrasts stand side by side, and how many would be decided if there were nothing to find."""
+    contrasts = sum(len(summary.verdicts) for summary in summaries)
+    experiments = sum(bool(summary.verdicts) for summary in summaries)
+    if not contrasts:
+        return ""
+    return (
+        f"Primary contrasts here: {contrasts}, in {experiments} experiments. If there were nothing to find in any, "
+        f"uncorrected tests would still decide about {stats.ALPHA * contrasts:.1f} of them, falsely, and Holm's "
+        f"correction, which runs within an experiment, about {stats.ALPHA * experiments:.1f}. BH is p corrected over "
+        "all of them (Benjamini and Hochberg 1995): of those at or below .05 there, about 5 % are expected to be false."
+    )
+
+
+def _line(summary: Summary, contrasts: Sequence[tuple[ContrastLine, str]], link: str) -> dict[str, Any]:
     return {
         "link": link,
         "sweep": summary.sweep,
         "partial": summary.partial,
-        "contrasts": contrast_lines(summary),
+        "contrasts": contrasts,
         "minutes": minutes(summary),
     }
 
@@ -75,25 +100,27 @@ def index_text(summaries: Sequence[Summary]) -> str:
 
     console = render.terminal()
     wide = console.width >= 90
-    widths = (26, 4, 8, 20) if wide else (13, 3, 7, 13)
-    first = console.width - sum(widths) - 5
+    widths = (26, 4, 8, 8, 20) if wide else (13, 3, 7, 7, 13)
+    first = console.width - sum(widths) - 6
 
     def show(*lines: Sequence[str]) -> None:
         grid = Grid.grid(padding=(0, 1))
         for column, width in enumerate((first, *widths)):
-            grid.add_column(width=width, justify="right" if column in (1, 2, 3) else "left", overflow="fold")
+            grid.add_column(width=width, justify="right" if column in (1, 2, 3, 4) else "left", overflow="fold")
         for line in lines:
             grid.add_row(*map(render.plain, line))
         console.print(grid)
 
-    show(("difference", "here [95 %]", "n", "p", "verdict"))
-    for summary in summaries:
+    show(("difference", "here [95 %]", "n", "p", "BH", "verdict"))
+    for summary, lines in zip(summaries, corrected_lines(summaries), strict=True):
         sweep = summary.sweep
         facts = f"{formatting.difference_label(summary.metric)}; {summary.done} of {summary.total} runs"
         console.print()
         console.print(render.plain(f"{sweep.experiment}:{sweep.scale}  ({facts}, {minutes(summary)} min)"))
-        for line in contrast_lines(summary):
-            show((f"  {line.contrast}", line.here, line.n, line.p, line.outcome))
+        for line, corrected in lines:
+            show((f"  {line.contrast}", line.here, line.n, line.p, corrected, line.outcome))
+    console.print()
+    console.print(render.plain(families(summaries), "dim"))
     return render.written(console)
 
 
@@ -106,16 +133,17 @@ def write_readme(path: Path, summaries: Sequence[Summary]) -> None:
     _, end, after = rest.partition(END)
     if not start or not end:
         raise UserError(f"{path} has no lines {START!r} and {END!r}; put them where the results are to stand")
-    lines = []
-    for summary in summaries:
+    rows = []
+    for summary, lines in zip(summaries, corrected_lines(summaries), strict=True):
         sweep, runs = summary.sweep, "" if not summary.partial else f", {summary.done} of {summary.total} runs"
         claim = sweep.claim
         name = f"`{sweep.experiment}:{sweep.scale}`{runs}"
         text = (claim.text or sweep.title) + (f" ({claim.source})" if claim.source else "")
-        for line in contrast_lines(summary):
+        for line, corrected in lines:
             here, p = f"{line.here} {line.unit}".strip(), f", p {line.p}" if line.p != "–" else ""
-            lines.append((name, text, line.contrast, line.paper, here, line.n, f"{line.outcome}{p}"))
+            rows.append((name, text, line.contrast, line.paper, here, line.n, f"{line.outcome}{p}", corrected))
             name = text = ""
-    header = ("experiment", "claim", "difference", "the paper's", "here [95 %]", "seeds", "verdict")
-    table = render.markdown_table(Table("", header, tuple(lines)), left=3)
-    results.write_atomic(path, f"{before}{START}\n{table}\n{END}{after}")
+    header = ("experiment", "claim", "difference", "the paper's", "here [95 %]", "seeds", "verdict", "BH")
+    table = render.markdown_table(Table("", header, tuple(rows)), left=3)
+    words = f"{table}\n\n{families(summaries)}".rstrip()
+    results.write_atomic(path, f"{before}{START}\n{words}\n{END}{after}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Figure = RenderedFigure | KeptFigure
 
-COLORS = {"supported": "bold green", "contradicted": "bold red"}
+COLORS = {"supported": "bold green", "contradicted": "bold red", "the opposite found": "bold red"}
 
 
 def terminal(color: bool = False) -> "Console":
@@ -166,15 +166,16 @@ def page(
     sections: Sequence[dict[str, Any]],
     overview: Sequence[dict[str, Any]] = (),
     figures: Sequence[Figure] = (),
+    note: str = "",
 ) -> str:
-    """A page of sections; above several of them an overview, and figures of all."""
+    """A page of sections; above several of them an overview with a note, and figures of all."""
     from jinja2 import Environment, StrictUndefined
 
     source = Path(__file__).with_name("page.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["themed"] = _themed
     template = environment.from_string(source)
-    return template.render(title=title, sections=sections, overview=overview, figures=figures)
+    return template.render(title=title, sections=sections, overview=overview, figures=figures, note=note)
 
 
 def _themed(svg: str) -> str:

@@ -1,9 +1,11 @@
 """Summary -> sentences: the claim, its verdicts, how the numbers came about. The same for all renderers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mnet_jax import formatting, stats
+from mnet_jax import formatting, stats, tuning
+from mnet_jax.config.claims import Contrast
 from mnet_jax.report.summary import Summary
 from mnet_jax.tasks.base import Metric
 
@@ -19,7 +21,6 @@ class VerdictText(NamedTuple):
 def verdict_texts(summary: Summary) -> list[VerdictText]:
     """One for each primary contrast."""
     metric, rate = summary.metric, summary.baseline.arm.lr
-    tests = sum(verdict.difference.n >= 2 for verdict in summary.verdicts)
     trained = any(arm.arm.cost.get("images") for arm in summary.arms)
     texts = []
     for verdict, same_lr in zip(summary.verdicts, summary.same_lr, strict=True):
@@ -29,9 +30,33 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
         if same_lr is not None:
             numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
-        sentence = verdict_sentence(verdict, metric, tests, summary.baseline.pilot, trained)
+        if summary.data.get("drawn_by_seed") == RESPLIT and verdict.difference.sd > 0:
+            images = (summary.data["train_images"], summary.data["test_images"])
+            wider = formatting.amount(metric, stats.for_new_images(verdict.difference, *images), sign=True)
+            numbers.append(("here, for new images (Nadeau and Bengio 2003)", wider))
+        at_edge = [arm for arm in verdict.contrast.arms if summary.sweep.arm(arm).lr_at_edge]
+        sentence = verdict_sentence(verdict, metric, len(summary.verdicts), summary.baseline.pilot, trained)
+        if at_edge:
+            sentence += f" The learning rate of {', '.join(at_edge)} was at the edge of those that were tried."
         texts.append(VerdictText(verdict.outcome, sentence, tuple(numbers)))
     return texts
+
+
+RESPLIT = "training and test images"
+"""What seeds draw anew where there is no fixed test set (`mnet_jax.data.dataset.Split`)."""
+
+
+def scope(summary: Summary) -> str:
+    """What the intervals are over, and so what they say nothing about."""
+    data = summary.data
+    if "drawn_by_seed" not in data:
+        return "over seeds"
+    train, test = data["train_images"], data["test_images"]
+    if data["drawn_by_seed"] == RESPLIT:
+        images = f"over re-splits and initialisations of the same {train + test:,} images of {data['source']}"
+        return f"{images}; what is said of new images has an interval of its own, the wider one"
+    draws = "draws of the training images and " if data["drawn_by_seed"] == "training images" else ""
+    return f"over {draws}initialisations; all seeds are tested on the same {test:,} images, and other images may differ"
 
 
 def verdict_sentence(
@@ -42,7 +67,7 @@ def verdict_sentence(
     Args:
       verdict: what the runs say about a contrast.
       metric: the one that decides.
-      tests: how many contrasts Holm's correction ran over.
+      tests: how many contrasts Holm's correction runs over.
       pilot: how many first seeds the number of all followed from, 0 where it was fixed.
       trained: whether training runs decided, whose budget bounds what they say.
     """
@@ -52,27 +77,48 @@ def verdict_sentence(
     p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
     sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
     sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
-    if outcome == "no difference found" and measured.minimum_detectable_effect > 0:
-        what = "slope" if contrast.kind in ("trend", "interaction") else "difference"
-        effect = formatting.number(metric, measured.minimum_detectable_effect)
-        effect = formatting.with_difference_unit(metric, effect)
-        sentence += f"; these {measured.n} seeds would find a true {what} of {effect} with 80 % power"
+    if outcome.startswith("no ") and verdict.detectable > 0:
+        level = f"at Holm's level of {tests} contrasts " if tests > 1 else ""
+        size = formatting.with_difference_unit(metric, formatting.number(metric, verdict.detectable))
+        what = f"{level}these {measured.n} seeds would find a true {_measure(contrast)} of {size}"
+        if contrast.margin is not None:
+            what = f"were there none, {level}these {measured.n} seeds would show it to lie inside ±{size}"
+        sentence += f"; {what} with 80 % power"
     if pilot:
         sentence += f". The number of seeds, {measured.n}, followed from the width that the interval was to have and "
         sentence += f"the spread of the first {min(pilot, measured.n)}, not from p (Stein 1945)"
-    return sentence + "."
+    return f"{sentence}. {ASKERS.get(contrast.asked_by, '')}".rstrip()
+
+
+ASKERS = {
+    "reader": "The paper does not say so: a reader of it does.",
+    "ours": "The paper does not say so: the question is this experiment's own.",
+}
+"""Who else than the paper says what is tested, in a sentence."""
+
+
+def _measure(contrast: Contrast) -> str:
+    """What is measured, in a word."""
+    kinds = {"trend": "slope", "interaction": "slope", "straight": "bend", "off_line": "distance"}
+    return kinds.get(contrast.kind, "difference")
 
 
 def _fact(verdict: stats.Verdict, metric: Metric) -> str:
     """What was measured, in words that fit the outcome."""
     contrast, measured = verdict.contrast, verdict.difference
     first, last, rises = contrast.arms[0], contrast.arms[-1], measured.mean > 0
-    decided = verdict.outcome in ("supported", "contradicted")
+    decided = not verdict.outcome.startswith("no ")
     amount = formatting.amount(metric, measured, sign=True)
-    if contrast.kind == "equivalent":
+    if contrast.margin is not None:
         margin = formatting.with_difference_unit(metric, f"{contrast.margin:g}")
         where = ("inside" if verdict.outcome == "supported" else "outside") if decided else "not shown to lie inside"
-        return f"{first} - {last} = {amount}, {where} ±{margin}"
+        what = f"{first} - {last} =" if contrast.kind == "equivalent" else f"the bend from {first} to {last} is"
+        return f"{what} {amount}, {where} ±{margin}"
+    if contrast.kind == "off_line":
+        through = f"the line through {', '.join(contrast.arms[1:])}"
+        if decided:
+            return f"{first} lies {'above' if rises else 'below'} {through}, by {amount}"
+        return f"{first} and {through}: distance {amount}"
     if contrast.kind == "trend":
         if decided:
             return f"{metric.title} {'rises' if rises else 'falls'} from {first} to {last}, slope {amount}"
@@ -94,7 +140,8 @@ def claim_text(summary: Summary) -> list[str]:
     if summary.tuning:
         return []
     claim = summary.sweep.claim
-    lines = (("Claim", claim.text), (claim.source or "The paper", claim.published))
+    whose = {"reader": "A reader's claim", "ours": "Our own claim"}
+    lines = ((whose.get(claim.asked_by, "Claim"), claim.text), (claim.source or "The paper", claim.published))
     return [f"{label}: {words}" for label, words in lines if words]
 
 
@@ -102,9 +149,25 @@ def tuned_lines(summary: Summary) -> str:
     """What to paste into the experiment file, a comment while runs are missing."""
     if not summary.tuned:
         return "# the best learning rates, once all runs are done"
-    pairs = [f'"{variant}": {lr}' for variant, lr in summary.tuned.items()]
-    line = f"TUNED_LR = {{{', '.join(pairs)}}}"
-    return line if len(line) <= 100 else "\n".join(["TUNED_LR = {", *(f"    {pair}," for pair in pairs), "}"])
+    lines = [
+        f'    "{variant}": {_rate(choice)},  # {_noise(summary.metric, choice)}'
+        for variant, choice in summary.tuned.items()
+    ]
+    return "\n".join(["TUNED_LR = {", *lines, "}"])
+
+
+def _rate(choice: tuning.Choice) -> str:
+    return f'({choice.rate:g}, "edge")' if choice.edge else f"{choice.rate:g}"
+
+
+def _noise(metric: Metric, choice: tuning.Choice) -> str:
+    """How sure a learning rate is, in few words."""
+    if choice.edge:
+        return f"the {choice.edge} that was tried"
+    if math.isnan(choice.cost):
+        return "the best of those that were tried"
+    cost = formatting.with_difference_unit(metric, formatting.number(metric, choice.cost))
+    return f"give or take a factor of {choice.factor:.2f}, which costs {cost}"
 
 
 def minutes(summary: Summary) -> str:
@@ -124,13 +187,18 @@ def provenance(summary: Summary) -> dict[str, str]:
         if pilot
         else "",
         "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
-        "data": ", ".join(_pairs(summary.data)),
+        "intervals": scope(summary),
+        "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED})),
         "device": summary.device,
         "versions": ", ".join(_pairs(summary.versions)),
         "time": f"{spent:.0f} s, summed over runs: {', '.join(phases)}" if spent else "",
         "command": summary.sweep.command,
     }
     return {name: words for name, words in facts.items() if words}
+
+
+COUNTED = ("drawn_by_seed", "train_images", "test_images")
+"""Of the data, what `split` says in words."""
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:

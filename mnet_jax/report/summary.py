@@ -16,6 +16,7 @@ from typing import Any
 from mnet_jax import config, formatting, results, stats
 from mnet_jax.errors import UserError
 from mnet_jax.tasks.base import Metric
+from mnet_jax.tuning import Choice, choices
 
 Row = dict[str, Any]
 
@@ -75,7 +76,7 @@ class Summary:
     `verdicts`  one for each primary contrast.
     `same_lr`   for each verdict the difference with all arms at the baseline's learning rate; None where these are the
                 same runs.
-    `tuned`     variant -> best learning rate; empty unless this is a tuning, and complete.
+    `tuned`     variant -> its learning rate, and how sure that is; empty unless this is a tuning, and complete.
     `diverged`  the names of the runs whose loss stopped being finite.
     `settings`  what the setting starts from, in words, and the fields that differ from there.
     `timing`    phase -> seconds, summed over the finished runs.
@@ -90,11 +91,11 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[stats.Verdict, ...]
     same_lr: tuple[stats.Difference | None, ...]
-    tuned: Mapping[str, float]
+    tuned: Mapping[str, Choice]
     warnings: tuple[str, ...]
     diverged: tuple[str, ...]
     settings: tuple[str, Mapping[str, Any]]
-    data: Mapping[str, str]
+    data: Mapping[str, Any]
     versions: Mapping[str, str]
     device: str
     timing: Mapping[str, float]
@@ -130,8 +131,8 @@ def summarize(workdir: Path) -> Summary:
     sweep = results.read_sweep(workdir)
     rows = results.read_rows(workdir, sweep)
     _check(sweep, rows)
-    tuning, contrasts, pilot = sweep.mode == "tune", sweep.claim.contrasts, _pilot(sweep)
-    metric = sweep.metrics[0] if tuning or not sweep.claim.metric else sweep.metric(sweep.claim.metric)
+    tunes, contrasts, pilot = sweep.mode == "tune", sweep.claim.contrasts, _pilot(sweep)
+    metric = sweep.metrics[0] if tunes or not sweep.claim.metric else sweep.metric(sweep.claim.metric)
     metrics = _shown_metrics(sweep, rows, metric)
     stored = _stored_values(sweep, rows, metrics)
     latencies = results.read_latencies(workdir)
@@ -143,20 +144,20 @@ def summarize(workdir: Path) -> Summary:
     at_same_lr = {arm: stored[metric.name][copies.get(arm, arm)] for arm in stored[metric.name]}
     beside = stats.verdicts(contrasts, at_same_lr, metric.print_factor, pilot)
     versions = _distinct(rows, "versions")
-    best, edges = _best_rates(arms, metrics) if tuning else ({}, ())
+    tuned = choices(sweep, rows) if tunes and len(rows) == len(sweep.runs) else {}
     return Summary(
         sweep=sweep,
         metrics=metrics,
         done=len(rows),
         total=len(sweep.runs),
         arms=arms,
-        comparisons=() if tuning else tuple(_comparison(sweep, arm, arms[0]) for arm in arms[1:]),
-        verdicts=() if tuning else tuple(stats.verdicts(contrasts, stored[metric.name], metric.print_factor, pilot)),
+        comparisons=() if tunes else tuple(_comparison(sweep, arm, arms[0]) for arm in arms[1:]),
+        verdicts=() if tunes else tuple(stats.verdicts(contrasts, stored[metric.name], metric.print_factor, pilot)),
         same_lr=()
-        if tuning
+        if tunes
         else tuple(verdict.difference if copies.keys() & set(verdict.contrast.arms) else None for verdict in beside),
-        tuned=best,
-        warnings=(*_divergences(rows, metric), *edges, *_disagreements(rows)),
+        tuned=tuned,
+        warnings=(*_divergences(rows, metric), *_edges(sweep, tuned), *_disagreements(rows)),
         diverged=tuple(row["run"] for row in rows if row["diverged_at"] is not None),
         settings=_settings(sweep),
         data=rows[0]["data"] if rows else {},
@@ -257,26 +258,15 @@ def _comparison(sweep: results.Sweep, arm: ArmSummary, baseline: ArmSummary) -> 
     return Comparison(arm, role, differences)
 
 
-def _best_rates(arms: Sequence[ArmSummary], metrics: Sequence[Metric]) -> tuple[dict[str, float], list[str]]:
-    """Variant -> its rate of the best mean of the first metric, of equals the second; and warnings of edges."""
-    variants: dict[str, list[ArmSummary]] = {}
-    for arm in arms:
-        variants.setdefault(arm.arm.variant, []).append(arm)
-    if any(arm.done < arm.planned for arm in arms):
-        return {}, []
-
-    def rank(arm: ArmSummary) -> list[float]:
-        means = [(1 if metric.higher_is_better else -1) * arm.estimate(metric).mean for metric in metrics[:2]]
-        return [-math.inf if math.isnan(mean) else mean for mean in means]
-
-    tuned, warnings = {}, []
-    for variant, candidates in variants.items():
-        tuned[variant] = rate = max(candidates, key=rank).arm.lr
-        rates = [arm.arm.lr for arm in candidates]
-        for edge, name, beyond in ((min(rates), "lowest", "lower"), (max(rates), "highest", "higher")):
-            if rate == edge:
-                warnings.append(f"{variant}: the best learning rate, {rate:g}, is the {name}; try {beyond} ones")
-    return tuned, warnings
+def _edges(sweep: results.Sweep, tuned: Mapping[str, Choice]) -> Iterable[str]:
+    """Which learning rates were those at the end of what was tried."""
+    for variant, choice in tuned.items():
+        if choice.edge:
+            beyond = {"lowest": "lower", "highest": "higher"}[choice.edge]
+            yield f"{variant}: the best learning rate, {choice.rate:g}, is the {choice.edge}; try {beyond} ones"
+    for arm in sweep.arms:
+        if arm.lr_at_edge:
+            yield f"{arm.name}: its learning rate, {arm.lr:g}, was at the edge of those that were tried"
 
 
 def _divergences(rows: Sequence[Row], metric: Metric) -> Iterable[str]:

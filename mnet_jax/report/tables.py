@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mnet_jax import formatting
+from mnet_jax import formatting, tuning
 from mnet_jax.formatting import difference_label, value_label
 from mnet_jax.report.summary import ArmSummary, Summary
 from mnet_jax.tasks.base import Metric
@@ -25,9 +25,9 @@ SIDE_METRICS = 3
 
 
 def main_tables(summary: Summary) -> list[Table]:
-    """The tables of a report; a tuning has one, of the learning rates."""
+    """The tables of a report; a tuning has those of the learning rates that were tried and that are chosen."""
     if summary.tuning:
-        return [_rates_table(summary)]
+        return [_rates_table(summary), *([_choices_table(summary)] if summary.tuned else [])]
     return [_arms_table(summary), *([_differences_table(summary)] if summary.comparisons else [])]
 
 
@@ -102,17 +102,34 @@ def _differences_table(summary: Summary) -> Table:
 
 def _rates_table(summary: Summary) -> Table:
     metric, others = summary.metric, summary.metrics[1:2]
-    rows, marked = [], []
-    for index, arm in enumerate(summary.arms):
-        mean, best = arm.estimate(metric), summary.tuned.get(arm.arm.variant) == arm.arm.lr
-        marked += [index] if best else []
+    rows = []
+    for arm in summary.arms:
+        mean = arm.estimate(metric)
         row = [arm.arm.variant, f"{arm.arm.lr:g}", _count(arm, mean.n), formatting.interval(metric, mean)]
         row += [formatting.number(metric, mean.sd)]
         row += [formatting.number(other, arm.estimate(other).mean) for other in others]
-        rows.append((*row, "best" if best else ""))
-    header = ("arm", "lr", "n", f"{value_label(metric)} [95 %]", "sd", *map(value_label, others), "")
-    note = "Means over tuning seeds, disjoint from the reported ones, on images held out from the training set."
-    return Table("Learning rates", header, tuple(rows), note, tuple(marked))
+        rows.append(tuple(row))
+    header = ("arm", "lr", "n", f"{value_label(metric)} [95 %]", "sd", *map(value_label, others))
+    note = "Means over tuning seeds, disjoint from the reported ones, on images that no reported run is tested on."
+    return Table("Learning rates", header, tuple(rows), note)
+
+
+def _choices_table(summary: Summary) -> Table:
+    metric, rows = summary.metric, []
+    seeds = max(arm.planned for arm in summary.arms)
+    for variant, choice in summary.tuned.items():
+        sizes = (formatting.number(metric, size) for size in (choice.cost, choice.half_width))
+        more = "–" if math.isnan(choice.seeds) else str(max(0, int(choice.seeds) - seeds))
+        error = "–" if math.isnan(choice.factor) else f"{choice.factor:.2f}"
+        rows.append((variant, f"{choice.rate:g}", error, *sizes, more, choice.edge))
+    unit = f", {metric.difference_unit}" if metric.difference_unit else ""
+    header = ("arm", "lr", "error, factor", f"costs{unit}", f"half-width{unit}", "more seeds", "edge")
+    note = "Where the parabola through the scores around the best rate is highest, its standard error by the jackknife "
+    note += (
+        "over tuning seeds, and what that error costs on average, beside about half the 95 % interval that a verdict "
+    )
+    note += f"on two arms will have. So many more tuning seeds make the cost {tuning.SHARE:.0%} of that."
+    return Table("Chosen rates", header, tuple(rows), note)
 
 
 class ContrastLine(NamedTuple):
@@ -138,7 +155,10 @@ def contrast_lines(summary: Summary) -> list[ContrastLine]:
     for verdict in summary.verdicts:
         contrast = verdict.contrast
         first, last = contrast.arms[0], contrast.arms[-1]
-        name = f"slope, {first} to {last}" if contrast.kind in ("trend", "interaction") else f"{first} − {last}"
+        name = f"slope, {first} to {last}" if contrast.is_slope else f"{first} − {last}"
+        if contrast.kind in ("straight", "off_line"):
+            name = f"bend, {first} to {last}" if contrast.kind == "straight" else f"{first} off the line to {last}"
+        name += "" if contrast.is_papers else f" ({contrast.asked_by})"
         paper = "–" if contrast.published is None else formatting.number(metric, contrast.published, sign=True)
         here = formatting.interval(metric, verdict.difference, sign=True)
         n, p = str(verdict.difference.n), formatting.p_text(verdict.adjusted)
