@@ -1,4 +1,4 @@
-"""Save and restore of a job in progress (Orbax), in the job's own folder."""
+"""Save and restore of a job in progress (Orbax), in the job's own folder, or that folder's place on a bucket."""
 
 import contextlib
 import logging
@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from mnet_jax import bucket
+
 SPARE = 2
 """Bytes that must be free on the disk, for each byte of a checkpoint."""
 
@@ -17,7 +19,7 @@ class Checkpoints:
     """The checkpoints of one job; Orbax is imported only when one is written or found."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder: Any = bucket.of(folder) or folder
         self.manager: Any = None
 
     def _open(self) -> Any:
@@ -36,11 +38,12 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
-        if free < SPARE * needed:
-            raise OSError(
-                f"no checkpoint can be written to {self.folder}: {needed:,} bytes, and {free:,} are free there"
-            )
+        if isinstance(self.folder, Path):
+            needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+            if free < SPARE * needed:
+                raise OSError(
+                    f"no checkpoint can be written to {self.folder}: {needed:,} bytes, and {free:,} are free there"
+                )
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._naming():
             self._open().save(step, args=args)
@@ -86,4 +89,7 @@ class Checkpoints:
         if self.manager is not None:
             self.manager.close()
         if delete and jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if isinstance(self.folder, Path):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            else:
+                self.folder.rmtree(missing_ok=True)

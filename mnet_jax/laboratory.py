@@ -1,5 +1,6 @@
 """The Python API: plan, train and report experiments, as the command line does."""
 
+import contextlib
 import functools
 import glob
 import inspect
@@ -9,11 +10,11 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnet_jax import experiment, results, workers
+from mnet_jax import bucket, experiment, results, workers
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
 from mnet_jax.results import Sweep
@@ -128,16 +129,33 @@ def _trains(plan: Plan) -> bool:
     return plan.experiment.code.task_of(cfg).trains
 
 
-def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None = None) -> int:
+def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None = None, bucket_url: str = "") -> int:
     """Trains what is missing, and the seeds or rates that the finished runs then ask for; reports.
 
-    `processes` by default is one for each core on a CPU, else one; 1 works in this process. Returns the exit status: 0
-    when every run is finished, 75 where work is left (the same call goes on), 1 where something failed.
+    `processes` by default is one for each core on a CPU, else one; 1 works in this process. With a `bucket_url`, the
+    folder `out` is kept the same as that one (`mnet_jax/bucket.py`). Returns the exit status: 0 when every run is
+    finished, 75 where work is left (the same call goes on), 1 where something failed.
     """
+    from mnet_jax import sharding
+
+    if not bucket_url:
+        return _train(plans, processes, out)
+    folder = out or Path("runs")
+    if outside := [plan.workdir for plan in plans if not plan.workdir.is_relative_to(folder)]:
+        raise UserError(f"--bucket keeps {folder}, and {outside[0]} is not in it; choose another --workdir or --out")
+    bucket.mark(folder, bucket_url)
+    with contextlib.ExitStack() as stack:
+        sharding.on_first(lambda: stack.enter_context(bucket.Owner(folder)))
+        return _train(plans, processes, out)
+
+
+def _train(plans: Sequence[Plan], processes: int | None, out: Path | None) -> int:
     from mnet_jax import sharding, sweep
 
     while True:
         plans = sharding.on_first(functools.partial(_written, plans)) or plans
+        for plan in plans:
+            bucket.pull(plan.workdir)
         status, failures = _train_missing(plans, processes)
         finished = not (status or failures)
         more = finished and any(sweep.widened(plan.workdir, plan.sweep) != plan.sweep for plan in plans)
@@ -166,14 +184,13 @@ def _reported(plans: Sequence[Plan], failures: Sequence[str], out: Path | None) 
 def _written(plans: Sequence[Plan]) -> list[Plan]:
     from mnet_jax import jobs, sweep
 
-    return [
-        Plan(
-            plan.experiment,
-            jobs.write(plan.workdir, sweep.widened(plan.workdir, plan.sweep), plan.experiment),
-            plan.workdir,
-        )
+    written = [
+        replace(plan, sweep=jobs.write(plan.workdir, sweep.widened(plan.workdir, plan.sweep), plan.experiment))
         for plan in plans
     ]
+    for plan in plans:
+        bucket.push(plan.workdir)
+    return written
 
 
 def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, list[str]]:

@@ -62,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
         "--mode report the folder of the first workdir",
     )
     flags.add_argument(
+        "--bucket",
+        default="",
+        metavar="URL",
+        help="keep OUT the same as this folder, gs://NAME/FOLDER: what is there is copied here first, then "
+        "what changes here is copied there; one command at a time",
+    )
+    flags.add_argument(
         "--readme", type=Path, metavar="FILE", help="with --mode report: rewrite the table of results in this file"
     )
     flags.add_argument(
@@ -118,6 +125,8 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
     if flags.readme and flags.mode != "report":
         raise UserError(f"--readme with --mode {flags.mode}; allowed: with --mode report")
+    if flags.bucket and flags.mode not in ("train", "tune"):
+        raise UserError(f"--bucket with --mode {flags.mode}; allowed: with --mode train or tune")
     if flags.devices is not None and (flags.mode != "plan" or flags.devices < 1):
         raise UserError(f"--devices {flags.devices} --mode {flags.mode}; allowed: 1 or more, with --mode plan")
     if not 0 <= flags.bandwidth < float("inf"):
@@ -164,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n\n".join(map(str, plans)), flush=True)
         print(laboratory.minutes(plans, flags.workers))
     else:
-        return laboratory.train(plans, flags.workers, flags.out)
+        return laboratory.train(plans, flags.workers, flags.out, flags.bucket)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 
 import mnet_jax
+from mnet_jax import runtime
 from mnet_jax.results import Job, Run, Sweep
 
 
@@ -33,7 +33,7 @@ def describe(plan: Sweep, job: Job, run: Run) -> dict[str, Any]:
             "platform": device.platform,
             "kind": device.device_kind,
             "count": jax.device_count(),
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": runtime.threads(),
         },
     }
 

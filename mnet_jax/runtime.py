@@ -1,6 +1,6 @@
-"""What is set before JAX starts: memory that stays with the process, and programs that stay on disk.
+"""What is set before JAX starts: one thread on a CPU, memory that stays with the process, programs that stay on disk.
 
-Each has an environment variable that turns it off: MNET_JAX_KEEP_MEMORY=0 and MNET_JAX_COMPILATION_CACHE=0.
+The last two have an environment variable that turns them off: MNET_JAX_KEEP_MEMORY=0, MNET_JAX_COMPILATION_CACHE=0.
 """
 
 import contextlib
@@ -29,8 +29,10 @@ MALLOPT = {
 
 def start() -> None:
     """Sets up this process; to be called once, before the first use of a JAX device."""
-    if wanted(KEEP_MEMORY) and on_cpu():
-        keep_memory()
+    if on_cpu():
+        use_one_thread()
+        if wanted(KEEP_MEMORY):
+            keep_memory()
     if wanted(COMPILATION_CACHE):
         keep_programs()
 
@@ -45,6 +47,22 @@ def on_cpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     accelerators = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
     return platforms == "cpu" if platforms else not accelerators
+
+
+def use_one_thread() -> None:
+    """Makes XLA compute with one thread; a machine's other cores are for other runs, by processes.
+
+    A sum is cut by the number of threads, so that with more of them the same run would have other bits in this process
+    than in a worker, which is pinned to a core.
+    """
+    os.environ.setdefault("NPROC", "1")  # XLA sizes its pool by it
+
+
+def threads() -> int:
+    """How many threads XLA computes with on the host: those of `use_one_thread`, else one for each core."""
+    if "NPROC" in os.environ:
+        return int(os.environ["NPROC"])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> bool:
@@ -89,8 +107,7 @@ def programs_folder() -> Path:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu |= {line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    digest = hashlib.sha256(repr((sorted(cpu), threads)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((sorted(cpu), threads())).encode()).hexdigest()[:8]
     return cache / "mnet_jax" / "jax" / digest
 
 

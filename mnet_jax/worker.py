@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mnet_jax import jobs, results, runtime, sharding, train, workers
+import jax
+
+from mnet_jax import bucket, jobs, results, runtime, sharding, train, workers
 from mnet_jax.arms import arm_config
 from mnet_jax.experiment import code_of
 from mnet_jax.results import Job, Sweep
@@ -71,7 +73,12 @@ def _claim(workdir: Path, plan: Sweep, stack: contextlib.ExitStack) -> int:
             number = plan.jobs.index(job) if job else NONE
         except jobs.Waiting:
             number = WAIT
-    return sharding.broadcast_from_first(number)
+        if jax.process_count() > 1:
+            bucket.push(workdir)  # for the others, which may need the weights of finished runs
+    number = sharding.broadcast_from_first(number)
+    if not sharding.is_first():
+        bucket.pull(workdir)
+    return number
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ SEEDS = 8
 
 
 class Sweep:
-    """An experiment on one workdir, and the processes that the same command starts on it, each on one core."""
+    """An experiment on one workdir, and the processes that the same command starts on it."""
 
     def __init__(self, folder, *flags, text=EXPERIMENT):
         folder.mkdir()
@@ -38,13 +38,9 @@ class Sweep:
         self.folder, self.workdir = folder, folder / "runs" / "tiny-digits"
         self.command = command(Path(), "--workers", "1", *flags)
 
-    def start(self, core=0):
-        """The bits of a run depend on the number of threads: one, as a worker has."""
+    def start(self):
         with open(self.folder / "log", "a") as log:
-            process = subprocess.Popen(self.command, env=ENVIRONMENT, cwd=self.folder, stdout=log, stderr=log)
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(process.pid, {cores[core % len(cores)]})
-        return process
+            return subprocess.Popen(self.command, env=ENVIRONMENT, cwd=self.folder, stdout=log, stderr=log)
 
     def rows(self):
         return {path.parent.name for path in self.workdir.glob("runs/*/result.json")}
@@ -205,7 +201,7 @@ def test_three_workers_killed_for_minutes_do_every_run_once(tmp_path):
                 fell["in a job" if worker.pid in progress else "elsewhere"] += 1
             if worker is None or worker.poll() is not None:
                 assert worker is None or worker.returncode in (0, -9)
-                workers[number] = disturbed.start(number)
+                workers[number] = disturbed.start()
                 # One in four dies while it starts, the others some time after they began a job.
                 ends[number] = now + draw.uniform(0, 10) if draw.random() < 0.25 else float("inf")
         for path in disturbed.workdir.glob("runs/*/result.json"):
@@ -226,7 +222,7 @@ def test_three_workers_killed_for_minutes_do_every_run_once(tmp_path):
     ended = re.findall(r"(?m)^(\S+-s\d+): \d+ steps in", log)
     assert len(ended) == len(set(ended))
 
-    plain = [undisturbed.start(number) for number in range(2)]
+    plain = [undisturbed.start() for number in range(2)]
     assert [worker.wait() for worker in plain] == [0, 0]
     assert disturbed.left() == undisturbed.left()
     assert disturbed.report() == undisturbed.report()

@@ -9,15 +9,15 @@ ROOT = Path(__file__).parent.parent / "mnet_jax"
 
 WORDS = (
     ("errors",),
-    ("fields", "flags", "models.specs", "table"),
+    ("fields", "flags", "models.specs", "runtime", "table"),
     ("schema", "tasks.base"),
     ("tasks",),
     ("config",),
     ("results", "stats"),
-    ("formatting", "tuning"),
+    ("bucket", "formatting", "tuning"),
 )
 PARTS = (
-    ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "runtime", "sharding", "workers"),
+    ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "sharding", "workers"),
     ("figures", "models"),
     ("convert", "data"),
 )

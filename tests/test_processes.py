@@ -17,8 +17,8 @@ from mnet_jax import results, sharding
 TESTS = Path(__file__).parent
 
 
-def joined(command, processes, devices):
-    """`processes` times a command, `devices` each; its last arguments say how to join the others over loopback."""
+def joined(command, processes, devices, own=lambda process: []):
+    """`processes` times a command, `devices` each, with each one's own arguments and those that join the others."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -29,7 +29,7 @@ def joined(command, processes, devices):
     }
     return [
         subprocess.Popen(
-            [*command, address, str(processes), str(process)],
+            [*command, *own(process), address, str(processes), str(process)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -54,7 +54,7 @@ def test_one_sweep_one_writer_and_a_stop_of_one_is_everyones(tmp_path):
     """The second process gets the signal; both leave with 75; the same command finishes, on two processes or on one."""
     work = tmp_path / "work"
     flags = [
-        f"--config.{field}" for field in ("seeds=1", "train.epochs=24", "train.batch_size=64", "train.eval_every=24")
+        f"--config.{field}" for field in ("seeds=1", "train.epochs=12", "train.batch_size=64", "train.eval_every=12")
     ]
     started = start(tmp_path, *flags)
     while not list(work.glob("jobs/*/progress.json")):
@@ -72,7 +72,7 @@ def test_one_sweep_one_writer_and_a_stop_of_one_is_everyones(tmp_path):
     assert [row["run"] for row in rows] == ["linear-s0", "relu6-s0"]
     assert all(row["device"]["count"] == 4 for row in rows)
     for run in plan.runs:
-        assert [line["epoch"] for line in results.read_metrics(work, run.name)] == list(range(1, 25))
+        assert [line["epoch"] for line in results.read_metrics(work, run.name)] == list(range(1, 13))
     assert (work / "report.html").exists()
 
 

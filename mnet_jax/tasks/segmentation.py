@@ -80,10 +80,6 @@ def check(cfg: Any) -> None:
         _earlier(specs.network(cfg.model))
 
 
-def _is_between(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and low <= value <= high
-
-
 def check_data(cfg: Any, dataset: Any) -> None:
     if "masks" not in dataset.targets:
         raise UserError(f"task='segmentation': {dataset.name} has no masks, only {', '.join(dataset.targets)}")
