@@ -64,6 +64,7 @@ UPWARD = {
     ("tasks.base", "data"),
     *(("tasks.base", room) for room in ("models", "results", "stats")),
     ("tasks.classification", "data"),
+    *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "trained")),
     ("tasks.spiral", "figures"),
