@@ -1,6 +1,6 @@
 """What a run does: one file a task, each a `base.Task` record; an experiment file may bring its own."""
 
-from mnet_jax.tasks import attributes, classification, segmentation, spiral
+from mnet_jax.tasks import attributes, classification, embedding, segmentation, spiral
 from mnet_jax.tasks.base import Metric, Task
 
 __all__ = ["TASKS", "Metric", "Task"]
