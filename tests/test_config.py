@@ -49,6 +49,7 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
         ),
         ({"model.stem": (8,)}, "allowed: (channels, stride)"),
         ({"tune.lrs": ()}, "tune.lrs=()"),
+        ({"data.unseen_classes": 3}, "data.unseen_classes=3 with task='classification'; allowed: 0"),
         ({"data.label_noise": 0.5}, "data.label_noise=0.5 with data.noisy_size=0; allowed: 0.0"),
     ],
 )

@@ -138,6 +138,7 @@ def _scenes_attributes(config: ConfigDict) -> None:
             "train.epochs": 40,
             "train.batch_size": 50,
             "train.eval_every": 10,
+            "tune.lrs": (0.0025, 0.005, 0.01, 0.02),
             "tune.holdout": 500,
         },
     )

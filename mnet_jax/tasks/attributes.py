@@ -34,7 +34,7 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
 
 
 def check(cfg: Any) -> None:
-    for name in ("data.mixup", "data.cutmix", "data.noisy_size", "train.label_smoothing"):
+    for name in ("data.mixup", "data.cutmix", "data.noisy_size", "data.unseen_classes", "train.label_smoothing"):
         section, leaf = name.split(".")
         if value := cfg[section][leaf]:
             raise UserError(f"{name}={value!r} with task='attributes'; allowed: {type(value)()!r}")

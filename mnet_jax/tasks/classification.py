@@ -35,6 +35,11 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
     )
 
 
+def check(cfg: Any) -> None:
+    if unseen := cfg.data.unseen_classes:
+        raise UserError(f"data.unseen_classes={unseen} with task='classification'; allowed: 0")
+
+
 def check_data(cfg: Any, dataset: Any) -> None:
     if cfg.model.num_classes != dataset.classes:
         raise UserError(f"model.num_classes={cfg.model.num_classes}; {dataset.name} needs {dataset.classes}")
@@ -141,6 +146,7 @@ TASK = Task(
     name="classification",
     metrics=metrics,
     fields=FIELDS,
+    check=check,
     check_data=check_data,
     targets=targets,
     augment=augment,

@@ -61,6 +61,7 @@ def check(cfg: Any) -> None:
         "data.cutmix",
         "data.erase",
         "data.noisy_size",
+        "data.unseen_classes",
         "train.label_smoothing",
         "train.teacher",
     ):
