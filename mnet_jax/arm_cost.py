@@ -62,8 +62,10 @@ def _network_key(cfg: Any, experiment: Experiment) -> Any:
 
 def _images(cfg: Any, code: Code) -> int:
     """How many images a run trains on; UserError where the images are too few, or the steps too many."""
+    from mnet_jax.data import dataset
+
     data, batch_size = cfg.data, cfg.train.batch_size
-    steps = _steps_per_epoch(planned_dataset(cfg, code), data.train_size, data.holdout, batch_size)
+    steps = _steps_per_epoch(planned_dataset(cfg, code), batch_size, *dataset.sizes(data))
     if cfg.train.epochs * steps > LARGEST:
         raise UserError(f"train.epochs={cfg.train.epochs} of {steps} steps each; allowed: {LARGEST:,} steps in all")
     return cfg.train.epochs * steps * batch_size
@@ -109,8 +111,8 @@ def image_size(cfg: Any, dataset: Any) -> tuple[int, int]:
 
 
 @functools.cache
-def _steps_per_epoch(dataset: "Dataset", train_size: int, holdout: int, batch_size: int) -> int:
+def _steps_per_epoch(dataset: "Dataset", batch_size: int, *sizes: Any) -> int:
     from mnet_jax.data import dataset as sets
 
-    split = sets.split(dataset, 0, train_size, holdout)
+    split = sets.split(dataset, 0, *sizes)
     return len(sets.epoch_order(0, 0, split.train, batch_size))

@@ -111,6 +111,9 @@ def with_needs(arms: dict[str, Arm], base: Mapping[str, Any], where: str) -> dic
         values = {field: arm.overrides.get(field, base[field]) for field in NEEDS}
         needs = [_need(NEEDS[field], value, arms, f"{where}, arm {name}: {field}")
                  for field, value in values.items() if value]  # fmt: skip
+        for need in needs:
+            if need.role == "teacher":
+                _check_teacher(arm_config(base, arm), need, arms, base, f"{where}, arm {name}")
         needing[name] = replace(arm, needs=tuple(needs))
     for name in needing:
         _refuse_circle(name, needing, (), where)
@@ -129,6 +132,17 @@ def _need(role: str, value: str, arms: Mapping[str, Arm], where: str) -> Need:
         )
     weights.read(path)
     return Need(role, file=str(path.resolve()), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _check_teacher(cfg: Any, need: Need, arms: Mapping[str, Arm], base: Mapping[str, Any], where: str) -> None:
+    """UserError where the teacher's answers are not those that the student is to give."""
+    from mnet_jax.models import weights
+
+    teacher = arm_config(base, arms[need.arm]) if need.arm else weights.config_of(need.file, weights.read(need.file)[1])
+    for field in ("task", "model.num_classes", "model.in_channels"):
+        its, own = (config.flatten(of)[field] for of in (teacher, cfg))
+        if its != own:
+            raise UserError(f"{where}: its teacher {need.arm or need.file} has {field}={its!r}; allowed: {own!r}")
 
 
 def _refuse_circle(name: str, arms: Mapping[str, Arm], before: tuple[str, ...], where: str) -> None:

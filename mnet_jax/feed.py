@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from mnet_jax import sharding
 from mnet_jax.data import pipeline
-from mnet_jax.data.dataset import Dataset, epoch_order, split
+from mnet_jax.data.dataset import Dataset, epoch_order, sizes, split
 
 CHUNK_STEPS = 50
 """Most updates between two looks at the clock, the checkpoint's age and the stop signal."""
@@ -39,7 +39,7 @@ class DeviceFeed:
 
     def __init__(self, dataset: Dataset, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
         self.seeds, self.batch_size, self.mesh = seeds, batch_size, mesh
-        self.splits = [split(dataset, seed, data.train_size, data.holdout) for seed in seeds]
+        self.splits = [split(dataset, seed, *sizes(data)) for seed in seeds]
         self.steps_per_epoch = len(epoch_order(0, 0, self.splits[0].train, batch_size))
         self.dataset = _on_devices(dataset, mesh)
         self.corrupt = 0  # every image in memory could be read
@@ -81,7 +81,7 @@ class HostFeed:
 
     def __init__(self, dataset: Dataset, data: Any, seeds: Sequence[int], batch_size: int, mesh: Mesh):
         self.mesh, self.batch_size = mesh, batch_size
-        self.splits = [split(dataset, seed, data.train_size, data.holdout) for seed in seeds]
+        self.splits = [split(dataset, seed, *sizes(data)) for seed in seeds]
         shard = jax.process_index(), jax.process_count()
         runs = zip(seeds, self.splits, strict=True)
         self.feeds = [pipeline.Feed(dataset, split, data, seed, batch_size, shard) for seed, split in runs]

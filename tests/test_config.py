@@ -7,6 +7,7 @@ from tiny import OVERRIDES
 
 from mnet_jax import config, experiment, optim, results, sharding, step, sweep
 from mnet_jax.data import builtin
+from mnet_jax.data.dataset import TRAIN_ON
 from mnet_jax.errors import UserError
 from mnet_jax.models import blocks, init, layers, specs, zoo
 from mnet_jax.ops import formulation
@@ -48,6 +49,8 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
         ),
         ({"model.stem": (8,)}, "allowed: (channels, stride)"),
         ({"tune.lrs": ()}, "tune.lrs=()"),
+        ({"data.unseen_classes": 3}, "data.unseen_classes=3 with task='classification'; allowed: 0"),
+        ({"data.label_noise": 0.5}, "data.label_noise=0.5 with data.noisy_size=0; allowed: 0.0"),
     ],
 )
 def test_impossible_combination(override, message):
@@ -105,6 +108,7 @@ def test_misspelt_field_in_an_experiment_file_names_the_nearest(tmp_path):
         ("model.project_act", specs.ACTIVATIONS),
         ("spiral.act", specs.ACTIVATIONS),
         ("model.init", init.INITS),
+        ("data.train_on", TRAIN_ON),
         ("model.formulation", formulation.FORMULATIONS),
         ("optim.name", optim.OPTIMIZERS),
         ("optim.schedule", optim.SCHEDULES),

@@ -11,7 +11,7 @@ import pytest
 
 from mnet_jax import config
 from mnet_jax.data import builtin, load
-from mnet_jax.data.dataset import Dataset, epoch_order, from_arrays, split
+from mnet_jax.data.dataset import CLEAN_EVERY, TRAIN_ON, Dataset, epoch_order, from_arrays, given_labels, split
 from mnet_jax.errors import UserError
 
 TRAIN, TEST = 12, 5
@@ -509,3 +509,44 @@ def test_orders_and_splits_do_not_share_a_stream():
 def test_a_batch_larger_than_the_data_is_refused(batch_size: int):
     with pytest.raises(ValueError, match=f"batch_size={batch_size}: allowed are 1 to 100"):
         epoch_order(0, 0, np.arange(100), batch_size)
+
+
+def test_clean_and_noisy_images_are_drawn_apart_and_neither_is_held_out():
+    digits = load.from_name("digits")
+    clean, noisy, pooled = (split(digits, 3, 100, 0, 600, train_on) for train_on in TRAIN_ON)
+    assert (len(clean.train), len(noisy.train)) == (100, 600)
+    assert not (clean.train % CLEAN_EVERY).any()
+    assert (noisy.train % CLEAN_EVERY).all()
+    np.testing.assert_array_equal(pooled.train, np.union1d(clean.train, noisy.train))
+    for other in (noisy, pooled):
+        np.testing.assert_array_equal(clean.test, other.test)
+    assert not np.intersect1d(pooled.train, pooled.test).size
+    assert len(pooled.test) == 1497 - 700
+    assert not np.array_equal(clean.train, split(digits, 4, 100, 0, 600).train)
+
+
+def test_noisy_images_are_not_those_held_out_to_tune(fashion: Dataset):
+    train, test, *_ = split(fashion, 0, 2, 3, 4, "pooled")
+    assert len(train) == 6
+    assert not np.intersect1d(train, test).size
+
+
+@pytest.mark.parametrize(("clean", "noisy"), [(0, 4), (2, 10), (4, 4)])
+def test_impossible_sizes_of_clean_and_noisy_images_are_refused(fashion: Dataset, clean: int, noisy: int):
+    with pytest.raises(UserError, match=r"_size=\d+: with noisy labels allowed are 1 to \d of fashion_mnist"):
+        split(fashion, 0, clean, 0, noisy)
+
+
+def test_wrong_labels_are_a_share_spread_over_the_other_classes_and_grow_with_it():
+    labels_N = np.arange(40_000, dtype=np.int32) // 4 % 10
+    half_N, most_N = (given_labels(labels_N, 10, share) != labels_N for share in (0.5, 0.8))
+    noisy_N = np.arange(len(labels_N)) % CLEAN_EVERY > 0
+    assert not half_N[~noisy_N].any()
+    assert half_N[noisy_N].mean() == pytest.approx(0.5, abs=0.01)
+    assert most_N[noisy_N].mean() == pytest.approx(0.8, abs=0.01)
+    assert most_N[half_N].all()
+    given_N = given_labels(labels_N, 10, 0.5)
+    assert given_N.dtype == np.int32
+    np.testing.assert_allclose(
+        np.bincount((given_N - labels_N)[half_N] % 10) / half_N.sum(), [0, *[1 / 9] * 9], atol=0.01
+    )

@@ -14,6 +14,7 @@ from tiny import EXPERIMENT, never
 
 from mnet_jax import results, trained, worker
 from mnet_jax.arms import arm_config
+from mnet_jax.data import augment
 from mnet_jax.data.dataset import epoch_order, split
 from mnet_jax.tasks import classification
 
@@ -53,6 +54,27 @@ def test_distillation(logits):
     hard = -log_softmax(student_BK)[np.arange(5), labels_B].mean()
     value, _ = loss(student_BK, labels_B, teacher_BK, distill__temperature=4.0, distill__weight=0.8)
     assert float(value) == pytest.approx(0.8 * 16 * soft + 0.2 * hard, rel=1e-6)
+
+
+def test_what_is_learned_are_the_given_labels_and_what_is_scored_the_right_ones(logits):
+    student_BK, _, labels_B = logits
+    given_B = student_BK.argmax(-1).astype(np.int32)
+    targets = {"labels": jnp.asarray(labels_B), "given": jnp.asarray(given_B)}
+    value, parts = classification.loss(jnp.asarray(student_BK), targets, settings(), None)
+    assert float(value) == pytest.approx(float(loss(student_BK, given_B)[0]))
+    assert float(parts["accuracy"]) == 5
+    sums = classification.sums(jnp.asarray(student_BK), targets, jnp.ones(5), None)
+    assert float(sums["accuracy"]) == (given_B == labels_B).sum() < 5
+
+
+def test_mixing_mixes_the_given_labels(monkeypatch):
+    monkeypatch.setattr(augment, "mix", lambda key, x_BHWC, labels_B, *_: (x_BHWC, jax.nn.one_hot(labels_B, 10)))
+    images_BHWC, labels_B = jnp.zeros((4, 8, 8, 1), jnp.uint8), jnp.arange(4)
+    targets = {"labels": labels_B, "given": labels_B + 4}
+    _, mixed = classification.augment(
+        jax.random.key(0), images_BHWC, targets, settings(data__mixup=0.2), (0.0,), (1.0,)
+    )
+    np.testing.assert_array_equal(mixed["shares"].argmax(-1), labels_B + 4)
 
 
 def test_averaged_weights_after_five_updates(digits):  # noqa: F811

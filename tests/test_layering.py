@@ -42,7 +42,19 @@ FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 
 ORDERED = {
     "config": ("claims", "table", "settings", "arms", "scales"),
-    "data": ("transforms", "augment", "disk", "dataset", "builtin", "masks", "scenes", "load", "pipeline", "prepare"),
+    "data": (
+        "transforms",
+        "augment",
+        "disk",
+        "dataset",
+        "builtin",
+        "masks",
+        "scenes",
+        "tables",
+        "load",
+        "pipeline",
+        "prepare",
+    ),
     "report": ("kept", "summary", "tables", "sentences", "drawing", "paper", "render", "index"),
 }
 """Rooms whose files import only those before them."""
@@ -50,10 +62,11 @@ ORDERED = {
 UPWARD = {
     ("models", "trained"),
     ("tasks.base", "data"),
-    ("tasks.base", "models"),
+    *(("tasks.base", room) for room in ("models", "results", "stats")),
     ("tasks.classification", "data"),
+    *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
-    *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
+    *(("tasks.segmentation", room) for room in ("models", "results", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }

@@ -154,6 +154,10 @@ def test_who_needs_a_run_waits_for_it(tmp_path):
         ({"train.teacher": "techer"}, r"train\.teacher='techer'; did you mean 'teacher'\?; allowed: a weights file"),
         ({"train.init_from": "none.safetensors"}, r"train\.init_from='none\.safetensors'; allowed: a weights file, or"),
         ({"train.init_match": "some"}, r"train\.init_match='some'; allowed: 'all', 'fitting'"),
+        (
+            {"train.teacher": "labels", "model.num_classes": 11},
+            r"teacher labels has model\.num_classes=10; allowed: 11",
+        ),
         ({"train.teacher": "taught2"}, r"arms that need one another: taught2 -> taught2"),
     ],
 )

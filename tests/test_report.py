@@ -352,6 +352,20 @@ def test_rows_of_other_data_or_settings_are_refused(tmp_path, change, shown):
     assert not (tmp_path / "report.md").exists()
 
 
+@pytest.mark.parametrize(("other", "refused"), [({}, ""), ({"test_images": 896}, "test_images: 897 and 896")])
+def test_arms_may_train_on_other_images_but_not_be_tested_on_others(tmp_path, other, refused):
+    small = replace(arm("small"), overrides={"data.train_size": 100})
+    data = {"split": "100 training images", "train_images": 100, **other}
+    change = lambda row: row | {"data": row["data"] | data} if row["arm"] == "small" else row  # noqa: E731
+    rows = write_workdir(tmp_path, make_sweep(*THREE, small), change=change)
+    assert rows[0]["data"]["train_images"] == 600
+    if not refused:
+        assert report.summarize(tmp_path).data["train_images"] == 600
+        return
+    with pytest.raises(ValueError, match=f"linear-s0 and small-s0 have other data .*{refused}"):
+        report.summarize(tmp_path)
+
+
 def test_a_row_without_the_metric_is_refused(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE), metrics=lambda run: {"nll": 0.1})
     with pytest.raises(ValueError, match="linear-s0 has no accuracy"):

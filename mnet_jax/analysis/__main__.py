@@ -78,7 +78,7 @@ def measure(workdir: Path, plan: results.Sweep, row: Mapping[str, Any]) -> tuple
             f"{row['run']} was trained on {dataset.name} with fingerprint {row['data']['fingerprint']}; "
             f"the one that is here now has {dataset.fingerprint}"
         )
-    test = sets.split(dataset, row["seed"], cfg.data.train_size, cfg.data.holdout).test
+    test = sets.split(dataset, row["seed"], *sets.sizes(cfg.data)).test
     initial = _initial(cfg, row["seed"])
     path = _weights(workdir, row["run"])
     tensors, _ = weights.read(path)

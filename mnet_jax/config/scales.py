@@ -121,12 +121,50 @@ def _imagenet_v1(config: ConfigDict) -> None:
     )
 
 
+def _scenes_attributes(config: ConfigDict) -> None:
+    """Which digits scenes hold: 500 scenes of 32x32 pixels, by AdamW as for masks."""
+    _short_recipe(config)
+    _adamw(config)
+    override(
+        config,
+        {
+            "task": "attributes",
+            "seeds": 5,
+            "model.in_channels": 1,
+            "data.source": "scenes",
+            "data.resolution": 32,
+            "data.train_size": 500,
+            "data.shift": 2,
+            "train.epochs": 40,
+            "train.batch_size": 50,
+            "train.eval_every": 10,
+            "tune.lrs": (0.0025, 0.005, 0.01, 0.02),
+            "tune.holdout": 500,
+        },
+    )
+
+
+def _adamw(config: ConfigDict) -> None:
+    """AdamW with its usual constants."""
+    override(
+        config,
+        {
+            "optim.name": "adamw",
+            "optim.lr": 0.01,
+            "optim.momentum": 0.9,
+            "optim.decay": 0.999,
+            "optim.eps": 1e-8,
+        },
+    )
+
+
 def _scenes_masks(config: ConfigDict) -> None:
     """Masks of digits in scenes of 64x64 pixels on an 8-block V2.
 
     AdamW, since gradient descent stays at "all is background" for as long; digits are not mirrored, and differ in size.
     """
     _short_recipe(config)
+    _adamw(config)
     override(
         config,
         {
@@ -142,11 +180,6 @@ def _scenes_masks(config: ConfigDict) -> None:
             "train.epochs": 16,
             "train.batch_size": 16,
             "train.eval_every": 8,
-            "optim.name": "adamw",
-            "optim.lr": 0.01,
-            "optim.momentum": 0.9,
-            "optim.decay": 0.999,
-            "optim.eps": 1e-8,
         },
     )
 
@@ -195,9 +228,13 @@ SCALES: Mapping[str, Scale] = {
 }
 
 
-SEGMENTATION: Mapping[str, Scale] = {
-    "scenes": Scale(_scenes_masks, "c13", "c8"),
-    "voc": Scale(_voc_masks, "mobilenet_v1", "mobilenet_v2"),
+TASK_SCALES: Mapping[str, Mapping[str, Scale]] = {
+    "classification": SCALES,
+    "attributes": {"scenes": Scale(_scenes_attributes, "c13", "c8")},
+    "segmentation": {
+        "scenes": Scale(_scenes_masks, "c13", "c8"),
+        "voc": Scale(_voc_masks, "mobilenet_v1", "mobilenet_v2"),
+    },
 }
 
 
@@ -206,9 +243,9 @@ def at_scale(scale: str, family: str = "v2", only: Sequence[str] = (), task: str
 
     But for imagenet the recipe is a short one: SGD with Nesterov's momentum, 10 % warm-up and a cosine to zero; weight
     decay on dense weights only; He initialisation; no label smoothing, averaging or dropout. A scale that is not one
-    of `only`, () for all of the `task`, is a UserError.
+    of `only`, () for all of the `task` (of classification, where it has none), is a UserError.
     """
-    scales = SEGMENTATION if task == "segmentation" else SCALES
+    scales = TASK_SCALES.get(task, SCALES)
     allowed = only or tuple(scales)
     if scale not in allowed:
         raise UserError(f"no scale {scale!r}{nearest(str(scale), allowed)}; allowed: {', '.join(allowed)}")

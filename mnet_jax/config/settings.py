@@ -118,6 +118,9 @@ def _check_training(flat: Mapping[str, Any], config: ConfigDict) -> None:
             f"model.norm.group={group} does not divide train.batch_size={batch}; "
             "allowed: a divisor of it, or 0 for the whole batch"
         )
+    for name in ("data.label_noise", "data.train_on"):
+        if flat[name] != FIELDS[name].default and not flat["data.noisy_size"]:
+            raise UserError(f"{name}={flat[name]!r} with data.noisy_size=0; allowed: {FIELDS[name].default!r}")
     rates = flat["tune.lrs"]
     if not all(_is_number(lr) and lr > 0 for lr in rates) or not 2 <= len(rates) == len(set(rates)):
         raise UserError(f"tune.lrs={rates!r}; allowed: a tuple of two or more different positive numbers")

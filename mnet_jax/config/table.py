@@ -17,7 +17,8 @@ PROCESSES = Range(0, 1024)
 _COMMON: Mapping[str, Field] = {
     "scale": Field("", "the scale whose setting this is; '' = none"),
     "task": Field(
-        "classification", "what a run does: classification, segmentation, spiral, or the experiment file's own task"
+        "classification",
+        "what a run does: classification, attributes, embedding, segmentation, spiral, or the file's own task",
     ),
     "seeds": Field(12, "seeds 0..n-1 of every arm", SEEDS),
     "seeds_until": Field(
@@ -90,6 +91,20 @@ _COMMON: Mapping[str, Field] = {
     "data.train_split": Field("train", "of prepared data, in TFDS's words: train, train[:90%]"),
     "data.test_split": Field("", "'' = test, or validation where that has no labels"),
     "data.train_size": Field(0, "training images, drawn by the seed; 0 = all", NONNEGATIVE),
+    "data.unseen_classes": Field(
+        0, "the last classes, so many, are not trained on and are all that is tested on; 0 = none", NONNEGATIVE
+    ),
+    "data.noisy_size": Field(
+        0, "more training images, drawn by the seed, whose labels may be wrong (V1 4.3); 0 = none", NONNEGATIVE
+    ),
+    "data.label_noise": Field(
+        0.0, "share of them with a wrong label, of any other class (Patrini et al. 2017)", FRACTION
+    ),
+    "data.train_on": Field(
+        "clean",
+        "the `train_size` images with right labels, the `noisy_size` others, or both",
+        ("clean", "noisy", "pooled"),
+    ),
     "data.holdout": Field(0, "images cut from the training set to score on; 0 = the test set", NONNEGATIVE),
     "data.size": Field(0, "pixels a side that the host crops to; 0 = small images stay as they are", PIXELS),
     "data.area": Field(

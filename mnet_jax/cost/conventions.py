@@ -117,6 +117,7 @@ CONVENTIONS: Mapping[str, Callable[[Layers], int]] = {
     ),
     "2 x MAdds": lambda layers: 2 * madds(layers),
     "weights": weights,
+    "weights without the classifier": lambda layers: weights(without_classifier(layers)),
     "weights, 1001 classes": lambda layers: weights(background_class(layers)),
     "weights and biases": weights_and_biases,
     "weights, biases, norm scale and bias": trainable,

@@ -4,10 +4,11 @@ Splits and orders sort the raw bits of a Philox generator whose 128-bit key is (
 stream. numpy promises that these bits stay the same in every version (NEP 19); it does not promise it of `permutation`.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +96,30 @@ class Dataset:
             targets["masks"] = targets["masks"][:, rows[:, None], columns]
             targets["masks"].flags.writeable = False
         return replace(self, images=images_NHWC, targets=targets)
+
+
+@functools.cache
+def with_unseen_classes(dataset: Dataset, count: int) -> Dataset:
+    """The data set whose last `count` classes are not trained on, and are all that is tested on.
+
+    Without a fixed test set all of their images are held out, for every seed. The fingerprint stays.
+
+    Raises:
+      UserError: the data set has no labels, or no class to train on would be left.
+    """
+    if "labels" not in dataset.targets:
+        raise UserError(f"data.unseen_classes={count}: {dataset.name} has no labels; allowed: 0")
+    if not 0 < count < dataset.classes:
+        raise UserError(
+            f"data.unseen_classes={count}: allowed are 0 to {dataset.classes - 1}, {dataset.name} has "
+            f"{dataset.classes} classes"
+        )
+    unseen_N = dataset.labels_N >= dataset.classes - count
+    train, test = (indices[unseen_N[indices] == is_test] for indices, is_test in (
+        (dataset.train_indices, False), (dataset.test_indices, True)))  # fmt: skip
+    for indices in (train, test):
+        indices.flags.writeable = False
+    return replace(dataset, train_indices=train, test_indices=test)
 
 
 class Split(NamedTuple):
@@ -214,7 +239,31 @@ TUNING_EVERY = 6
 """Of a data set without a fixed test set every sixth image is set aside for tuning: no other run ever sees it."""
 
 
-def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) -> Split:
+CLEAN_EVERY = 4
+"""Where some training labels may be wrong, those of every fourth image are right."""
+
+
+def given_labels(labels_N: np.ndarray, classes: int, wrong: float) -> np.ndarray:
+    """Labels, int32 [N], of which a share is wrong: drawn evenly among the other classes (Patrini et al. 2017, 6.1).
+
+    Each image's draw is its own and the same for every seed; what is wrong for a share is so for every larger one. The
+    labels that `split` calls clean are right.
+    """
+    key = np.array([0, int.from_bytes(b"noise")], np.uint64)
+    uniform_2N = (np.random.Philox(key=key).random_raw(2 * len(labels_N)) >> np.uint64(11)) * 2.0**-53
+    is_wrong_N = (uniform_2N[: len(labels_N)] < wrong) & (np.arange(len(labels_N)) % CLEAN_EVERY > 0)
+    others_N = 1 + (uniform_2N[len(labels_N) :] * (classes - 1)).astype(np.int32)
+    return np.where(is_wrong_N, (labels_N + others_N) % classes, labels_N)
+
+
+def sizes(data: Any) -> tuple[int, int, int, str]:
+    """The fields of a config's section `data` that `split` takes, in its order."""
+    return data.train_size, data.holdout, data.noisy_size, data.train_on
+
+
+def split(
+    dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0, noisy_size: int = 0, train_on: str = "clean"
+) -> Split:
     """Which images this seed trains on and which it holds out.
 
     Args:
@@ -225,6 +274,9 @@ def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) ->
         and the test set is never touched. Without a fixed test set a seed holds out all images that it does not train
         on, and a tuning seed, whatever the number, those that are set aside for tuning (`TUNING_EVERY`), which no other
         run ever sees.
+      noisy_size: how many more are drawn, whose labels may be wrong (`given_labels`); the `train_size` others are then
+        some of every `CLEAN_EVERY`-th image.
+      train_on: which of the two are trained on: "clean", "noisy" or "pooled"; neither is ever held out.
 
     Raises:
       UserError: these sizes leave nothing to train on or nothing to hold out.
@@ -242,8 +294,14 @@ def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) ->
             f"train_size={train_size}: allowed are {least} to {most}, {dataset.name} has {pool} images, {held}"
         )
     order = _shuffled(usable, seed, "split")
-    train = np.sort(order[: train_size or most])
-    test = np.sort(order[pool - cut :]) if cut else np.setdiff1d(dataset.test_indices if fixed else usable, train)
+    if noisy_size:
+        parts = _clean_and_noisy(order[: pool - cut], train_size, noisy_size, dataset.name)
+        drawn_images, train = np.concatenate(parts), np.sort(np.concatenate(parts[TRAIN_ON[train_on]]))
+    else:
+        drawn_images = train = np.sort(order[: train_size or most])
+    test = (
+        np.sort(order[pool - cut :]) if cut else np.setdiff1d(dataset.test_indices if fixed else usable, drawn_images)
+    )
     if holdout and not fixed:
         test = aside
     drawn = "training and test images" if cut or not (fixed or holdout) else "training images"
@@ -256,7 +314,22 @@ def split(dataset: Dataset, seed: int, train_size: int = 0, holdout: int = 0) ->
         held = f"the {len(test)} for tuning held out" if holdout else f"the other {len(test)} held out"
         rule = f"{len(train)} training images drawn by the seed, {held}"
         rule += "" if holdout else f", {len(aside)} set aside for tuning"
+    if noisy_size:
+        rule += f"; of {train_size} images with right labels and {noisy_size} with noisy ones: {train_on}"
     return Split(train, test, rule, drawn)
+
+
+TRAIN_ON = {"clean": slice(0, 1), "noisy": slice(1, 2), "pooled": slice(0, 2)}
+"""Word of `data.train_on` -> which of the clean and the noisy images."""
+
+
+def _clean_and_noisy(order: np.ndarray, clean: int, noisy: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first images of an order whose labels are right, and the first whose labels may be wrong."""
+    pools = order[order % CLEAN_EVERY == 0], order[order % CLEAN_EVERY > 0]
+    for field, size, pool in zip(("train_size", "noisy_size"), (clean, noisy), pools, strict=True):
+        if not 1 <= size <= len(pool):
+            raise UserError(f"{field}={size}: with noisy labels allowed are 1 to {len(pool)} of {name}")
+    return pools[0][:clean], pools[1][:noisy]
 
 
 def epoch_order(seed: int, epoch: int, train_indices: np.ndarray, batch_size: int) -> np.ndarray:

@@ -4,13 +4,14 @@ import difflib
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnet_jax.data import builtin, disk, masks, scenes
-from mnet_jax.data.dataset import Dataset
+from mnet_jax.data import builtin, disk, masks, scenes, tables
+from mnet_jax.data.dataset import Dataset, with_unseen_classes
 from mnet_jax.errors import UserError
 
 PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
@@ -23,16 +24,21 @@ GENERATED = {"digits": builtin.digits, "scenes": scenes.scenes}
 
 def from_config(data: Any) -> Dataset:
     """The data set that the fields `data` of a config name, loaded once per process; see `from_name`."""
-    return from_name(data.source, data.dir, data.train_split, data.test_split, data.resolution)
+    return _seen(from_name(data.source, data.dir, data.train_split, data.test_split, data.resolution), data)
+
+
+def _seen(dataset: Dataset, data: Any) -> Dataset:
+    """The data set without the classes that are not to be seen in training."""
+    return with_unseen_classes(dataset, data.unseen_classes) if data.unseen_classes else dataset
 
 
 def metadata(data: Any) -> Dataset:
     """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
     if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
         return _zeros(data.source, *PLANNED[data.source])
-    if data.source not in GENERATED and masks.has_masks(data_dir(data.dir) / data.source):
+    if data.source not in GENERATED and _reader(data_dir(data.dir) / data.source):
         return from_config(data)  # its images may have one size only once they are fitted into a square
-    return from_name(data.source, data.dir, data.train_split, data.test_split)
+    return _seen(from_name(data.source, data.dir, data.train_split, data.test_split), data)
 
 
 def from_name(
@@ -43,7 +49,8 @@ def from_name(
     Args:
       name: of `GENERATED`, or the folder that holds the data: what `python -m mnet_jax.data.prepare`
         has written (TFDS's names, such as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`,
-        the original files of "fashion_mnist" or "cifar10", or images with masks (`data.masks.from_folder`).
+        the original files of "fashion_mnist" or "cifar10", images with masks (`data.masks.from_folder`) or with
+        attributes (`data.tables.from_folder`).
       directory: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
       train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
       test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
@@ -102,14 +109,21 @@ def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: 
     )
 
 
+def _reader(folder: Path) -> Callable[[Path, int], Dataset] | None:
+    """What reads a folder whose images are fitted into a square of one size; None for all others."""
+    if masks.has_masks(folder):
+        return masks.from_folder
+    return tables.from_folder if tables.has_table(folder) else None
+
+
 @functools.cache
 def _load(name: str, root: Path | None, train_split: str, test_split: str, resolution: int) -> Dataset:
-    if root and masks.has_masks(root / name):
+    if root and (read := _reader(root / name)):
         if (train_split, test_split) != ("train", ""):
             raise UserError(
                 f"data.train_split={train_split!r}, data.test_split={test_split!r}; {name} has fixed splits"
             )
-        return masks.from_folder(root / name, resolution)
+        return read(root / name, resolution)
     if resolution:
         return _load(name, root, train_split, test_split, 0).resized(resolution)
     if root and (images := disk.find(root / name, name)):

@@ -180,14 +180,28 @@ def _pilot(sweep: results.Sweep) -> int:
     return sweep.config["seeds"] if sweep.config.get("seeds_until") else 0
 
 
+TRAINED_ON = frozenset({"data.train_size", "data.noisy_size", "data.train_on"})
+"""Fields that say which images a run is trained on; arms that differ in them are compared by the same test images."""
+
+DRAWN = ("split", "drawn_by_seed", "train_images")
+"""What such arms' rows say of the data in other words."""
+
+
 def _check(sweep: results.Sweep, rows: Sequence[Row]) -> None:
     """Refuses rows that must not stand in one comparison."""
     programs = {run.name: job.program for job in sweep.jobs for run in job.runs}
+
+    def tested_on(row: Row) -> dict[str, Any]:
+        return {name: value for name, value in row["data"].items() if name not in DRAWN}
+
+    first: dict[Any, Row] = {}
     for row in rows:
         arm = sweep.arm(row["arm"])
         plan = {"overrides": arm.overrides, "lr": arm.lr, "program": programs[row["run"]]}
         _refuse_unequal("settings", "the plan", plan, row["run"], {name: row[name] for name in plan})
-        _refuse_unequal("data", rows[0]["run"], rows[0]["data"], row["run"], row["data"])
+        alike = first.setdefault(tuple(arm.overrides.get(name) for name in sorted(TRAINED_ON)), row)
+        _refuse_unequal("data", alike["run"], alike["data"], row["run"], row["data"])
+        _refuse_unequal("data", rows[0]["run"], tested_on(rows[0]), row["run"], tested_on(row))
 
 
 def _refuse_unequal(what: str, one: str, a: Mapping[str, Any], other: str, b: Mapping[str, Any]) -> None:

@@ -35,9 +35,29 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
     )
 
 
+def check(cfg: Any) -> None:
+    if unseen := cfg.data.unseen_classes:
+        raise UserError(f"data.unseen_classes={unseen} with task='classification'; allowed: 0")
+
+
 def check_data(cfg: Any, dataset: Any) -> None:
     if cfg.model.num_classes != dataset.classes:
         raise UserError(f"model.num_classes={cfg.model.num_classes}; {dataset.name} needs {dataset.classes}")
+
+
+def targets(dataset: Any, cfg: Any) -> Targets:
+    """The data set's own, "labels" among them; with `data.label_noise` also "given", int32 [N], to train on."""
+    if not cfg.data.label_noise:
+        return dataset.targets
+    from mnet_jax.data.dataset import given_labels
+
+    given_N = given_labels(dataset.labels_N, dataset.classes, cfg.data.label_noise)
+    return {**dataset.targets, "given": given_N}
+
+
+def _to_learn(targets: Targets) -> Any:
+    """The labels that training sees, [B]."""
+    return targets.get("given", targets["labels"])
 
 
 def augment(
@@ -51,7 +71,8 @@ def augment(
     """By the fields `data.*`; where images were mixed, "shares" [B, K] are each class's part of the image."""
     from mnet_jax.data import augment
 
-    x_BHWC, moved = augment.batch(key, images_BHWC, targets, cfg.data, cfg.model.num_classes, mean, std)
+    labelled = {"labels": _to_learn(targets)}
+    x_BHWC, moved = augment.batch(key, images_BHWC, labelled, cfg.data, cfg.model.num_classes, mean, std)
     mixed = moved["labels"].ndim == 2
     return x_BHWC, {**targets, "shares": moved["labels"]} if mixed else targets
 
@@ -69,7 +90,7 @@ def loss(
     import jax.numpy as jnp
     import optax
 
-    labels_B = targets["labels"]
+    labels_B = _to_learn(targets)
     shares_BK = targets.get("shares")
     if shares_BK is None:
         shares_BK = jax.nn.one_hot(labels_B, logits_BK.shape[-1], dtype=logits_BK.dtype)
@@ -125,7 +146,9 @@ TASK = Task(
     name="classification",
     metrics=metrics,
     fields=FIELDS,
+    check=check,
     check_data=check_data,
+    targets=targets,
     augment=augment,
     loss=loss,
     sums=sums,

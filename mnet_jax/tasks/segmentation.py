@@ -14,7 +14,7 @@ from mnet_jax.data.masks import IGNORED
 from mnet_jax.errors import UserError
 from mnet_jax.fields import COUNT, Field
 from mnet_jax.models import specs
-from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task
+from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task, of_first_arm
 
 if TYPE_CHECKING:
     import jax
@@ -55,7 +55,16 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
 
 def check(cfg: Any) -> None:
     settings = cfg.segmentation
-    for name in ("data.size", "data.mixup", "data.cutmix", "data.erase", "train.label_smoothing", "train.teacher"):
+    for name in (
+        "data.size",
+        "data.mixup",
+        "data.cutmix",
+        "data.erase",
+        "data.noisy_size",
+        "data.unseen_classes",
+        "train.label_smoothing",
+        "train.teacher",
+    ):
         section, leaf = name.split(".")
         if value := cfg[section][leaf]:
             raise UserError(f"{name}={value!r} with task='segmentation'; allowed: {type(value)()!r}")
@@ -212,32 +221,27 @@ LOOKED_AT = 256
 
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """Predicted masks of the first arm's seed 0, and the IOU of each class over that arm's seeds."""
-    from mnet_jax import experiment, figures, results, stats, trained
+    from mnet_jax import experiment, figures, results, trained
     from mnet_jax.arms import arm_config
     from mnet_jax.data import dataset as datasets
     from mnet_jax.data import masks
 
     arm = sweep.arms[0]
     runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
-    lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run.name))]
     weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
-    if not lines or not weights[0].exists():
+    if not weights or not weights[0].exists():
         return
     code = experiment.code_of(workdir, sweep)
     cfg = arm_config(sweep.config, arm)
     dataset = code.load_dataset(cfg.data)
-    by_class = {
-        name: (stats.estimate(values), values)
-        for number, name in enumerate(dataset.class_names)
-        if (values := [100 * line[f"iou/{number}"] for line in lines if f"iou/{number}" in line])
-    }
+    by_class = of_first_arm(workdir, sweep, "iou", dataset.class_names)
     iou = Metric("iou", "IOU", "%", 1)
     caption = f"Intersection over union of each class; the seeds of {arm.name} with mean and 95 % t-interval."
     yield "Classes", figures.seeds(by_class, iou), caption
     if code:  # the network is then defined by the experiment file
         return
     network = trained.load(weights[0])
-    test = datasets.split(dataset, runs[0].seed, cfg.data.train_size, cfg.data.holdout).test[:LOOKED_AT]
+    test = datasets.split(dataset, runs[0].seed, *datasets.sizes(cfg.data)).test[:LOOKED_AT]
     images_NHWC, truth_NHW = dataset.in_memory()[test], dataset.targets["masks"][test]
     predicted_NHW = network.predict(images_NHWC)["masks"]
     per_image_N = np.array([_image_iou(*pair, dataset.classes) for pair in zip(truth_NHW, predicted_NHW, strict=True)])
