@@ -17,7 +17,10 @@ WORDS = (
     ("formatting", "tuning"),
 )
 PARTS = (
-    ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "runtime", "sharding", "workers"),
+    (
+        *("checkpoint", "detection", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "runtime"),
+        *("sharding", "workers"),
+    ),
     ("figures", "models"),
     ("convert", "data"),
 )
@@ -42,6 +45,7 @@ FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 
 ORDERED = {
     "config": ("claims", "table", "settings", "arms", "scales"),
+    "detection": ("boxes", "anchors", "matching", "suppression", "average_precision"),
     "data": ("transforms", "augment", "disk", "dataset", "builtin", "masks", "scenes", "load", "pipeline", "prepare"),
     "report": ("kept", "summary", "tables", "sentences", "drawing", "paper", "render", "index"),
 }
