@@ -46,7 +46,19 @@ FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 ORDERED = {
     "config": ("claims", "table", "settings", "arms", "scales"),
     "detection": ("boxes", "anchors", "matching", "suppression", "average_precision"),
-    "data": ("transforms", "augment", "disk", "dataset", "builtin", "masks", "scenes", "load", "pipeline", "prepare"),
+    "data": (
+        "transforms",
+        "augment",
+        "disk",
+        "dataset",
+        "builtin",
+        "masks",
+        "boxes",
+        "scenes",
+        "load",
+        "pipeline",
+        "prepare",
+    ),
     "report": ("kept", "summary", "tables", "sentences", "drawing", "paper", "render", "index"),
 }
 """Rooms whose files import only those before them."""
