@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE[:SCALE]",
-        help=f"experiment files or globs; of several, those that do not take the SCALE are skipped. SCALE: "
-        f"{', '.join(config.SCALES)}; for segmentation {', '.join(config.SEGMENTATION)}",
+        help="experiment files or globs; of several, those that do not take the SCALE are skipped. SCALE: "
+        + "; ".join(f"for {task} {', '.join(scales)}" for task, scales in config.OF_TASK.items()),
     )
     flags.add_argument(
         "--mode",

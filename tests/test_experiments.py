@@ -18,7 +18,7 @@ PLANNED_ONLY = {"v1_baseline", "v2_baseline", "v1_comparison", "v2_comparison"}
 def scales(path):
     """Those that the file's `get_config` takes."""
     taken = []
-    for scale in config.SCALES:
+    for scale in dict.fromkeys(scale for scales in config.OF_TASK.values() for scale in scales):
         with contextlib.suppress(UserError):
             sweep.base_config(load(path), scale)
             taken.append(scale)

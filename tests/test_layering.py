@@ -68,6 +68,7 @@ UPWARD = {
     ("tasks.base", "data"),
     ("tasks.base", "models"),
     ("tasks.classification", "data"),
+    *(("tasks.detection", room) for room in ("data", "detection", "models")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),

@@ -7,7 +7,7 @@ says, with the contrasts that decide. What else it may define is in `mnet_jax/ex
 
 from mnet_jax.config.arms import at_highest, at_resolution, multipliers, rows, tuned
 from mnet_jax.config.claims import Claim, Contrast, equivalent, greater, interaction, off_line, straight, trend
-from mnet_jax.config.scales import SCALES, SEGMENTATION, at_scale
+from mnet_jax.config.scales import OF_TASK, SCALES, at_scale
 from mnet_jax.config.settings import (
     add_fields,
     check,
@@ -32,10 +32,10 @@ __all__ = [
     "FRACTION",
     "NONNEGATIVE",
     "NOT_PROGRAM",
+    "OF_TASK",
     "PLANNING",
     "POSITIVE",
     "SCALES",
-    "SEGMENTATION",
     "TUNING_SEED",
     "Claim",
     "Contrast",

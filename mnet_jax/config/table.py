@@ -18,7 +18,7 @@ _COMMON: Mapping[str, Field] = {
     "scale": Field("", "the scale whose setting this is; '' = none"),
     "task": Field(
         "classification",
-        "what a run does: classification, segmentation, spiral, or the experiment file's own task",
+        "what a run does: classification, segmentation, detection, spiral, or the experiment file's own task",
     ),
     "seeds": Field(12, "seeds 0..n-1 of every arm", SEEDS),
     "seeds_until": Field(

@@ -1,9 +1,11 @@
 """What a run does: one file a task, each a `base.Task` record; an experiment file may bring its own."""
 
-from mnet_jax.tasks import classification, segmentation, spiral
+from mnet_jax.tasks import classification, detection, segmentation, spiral
 from mnet_jax.tasks.base import Metric, Task
 
 __all__ = ["TASKS", "Metric", "Task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (classification.TASK, segmentation.TASK, spiral.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (classification.TASK, detection.TASK, segmentation.TASK, spiral.TASK)
+}
 """The word of the config field `task` -> the task; `mnet_jax.experiment` adds an experiment's own."""
