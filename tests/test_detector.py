@@ -1,17 +1,23 @@
 """The detection task: taps, heads, targets that move with pixels, the loss, whole runs, and predictions of a file."""
 
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
+from PIL import Image
 
-from mnet_jax import config, cost
+from mnet_jax import config, cost, experiment, feed, models, results, sharding, step, sweep, train
 from mnet_jax.cost import conventions
-from mnet_jax.data import augment, load
+from mnet_jax.data import augment, boxes, load
 from mnet_jax.detection import anchors, matching
 from mnet_jax.errors import UserError
-from mnet_jax.models import specs
+from mnet_jax.models import specs, weights
+from mnet_jax.tasks import TASKS
 from mnet_jax.tasks import detection as task
 
 TINY = {
@@ -44,6 +50,28 @@ TINY = {
     "optim.name": "sgd",
     "optim.schedule": "cosine",
     "optim.lr": 0.01,
+}
+
+COCO_MINI = Path(os.environ.get("MNET_DATA_DIR", "nowhere")) / "coco_mini"
+
+OVERFIT = {
+    "model.width": 0.5,
+    "model.last": 320,
+    "model.dropout": 0.0,
+    "model.init": "he",
+    "model.norm.momentum": 0.9,
+    "data.resolution": 128,
+    "data.flip": False,
+    "detection.random_scale": (1.0, 1.0),
+    "detection.extras": (128, 96, 64),
+    "train.epochs": 150,
+    "train.batch_size": 8,
+    "optim.name": "adamw",
+    "optim.lr": 0.003,
+    "optim.schedule": "cosine",
+    "optim.momentum": 0.9,
+    "optim.decay": 0.999,
+    "optim.eps": 1e-8,
 }
 
 
@@ -81,8 +109,6 @@ def test_the_head_is_on_the_released_detectors_maps(name, taps):
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
 def test_the_named_maps_of_a_network_are_its_endpoints(name):
-    from mnet_jax import models
-
     cfg = config.default()
     cfg.model.name, cfg.model.norm.group, cfg.model.formulation = name, 0, "lax"
 
@@ -311,3 +337,150 @@ def test_perfect_predictions_are_found_and_scored_as_such():
     kept = jax.tree.map(np.asarray, jax.jit(lambda p, t: task.per_image(p, t, cfg))(predictions, targets))
     scored = task.score({}, kept, cfg)
     assert scored == {**scored, "coco_map": 1.0, "ap50": 1.0, "ap75": 1.0, "ap/1": 1.0, "ap/3": 1.0}
+
+
+# Whole runs.
+
+EXPERIMENT = f'''"""Tiny boxes.
+
+For tests.
+"""
+from mnet_jax import config
+
+def get_config(scale="scenes"):
+    cfg = config.at_scale(scale, task="detection")
+    config.override(cfg, {TINY | {"seeds": 1}!r})
+    return cfg
+
+def sweep(cfg):
+    for act in ("linear", "relu6"):
+        yield {{"model.project_act": act}}
+
+claim = {{"text": "t", "source": "s", "published": "p", "contrasts": (config.greater("linear", "relu6"),)}}
+'''
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep of two runs of 4 steps: its folder, its plan, and the folder of one that was stopped and went on."""
+    folders = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path_factory.mktemp(name)
+        plan = sweep.plan(experiment.load(tiny.write(folder, EXPERIMENT)), "scenes", {}, "train", "the command")
+        results.write_sweep(folder, plan)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(feed, "CHUNK_STEPS", 3)
+            for job in plan.jobs:
+                if name == "stopped":
+                    with pytest.raises(train.Preempted):
+                        train.train(folder, plan, job, lambda: True, train.Clock())
+                train.train(folder, plan, job, lambda: False, train.Clock())
+        folders.append(folder)
+    return folders[0], plan, folders[1]
+
+
+@pytest.mark.slow
+def test_a_run_has_the_metrics_of_the_task_and_logs_the_classes(finished):
+    folder, plan, _ = finished
+    assert plan.claim.metric == "coco_map"
+    rows = results.read_rows(folder, plan)
+    assert {name for row in rows for name in row["metrics"]} == {
+        *("coco_map", "ap50", "ap75", "train_loss", "train_class_loss", "train_box_loss")
+    }
+    line = results.read_metrics(folder, rows[0]["run"])[-1]
+    by_class = [value for name, value in line.items() if name.startswith("ap/")]
+    assert len(by_class) == 10
+    assert line["coco_map"] == pytest.approx(np.mean(by_class))
+    assert line["train_loss"] == pytest.approx(line["train_class_loss"] + line["train_box_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_bits(finished):
+    whole, plan, stopped = finished
+    for run in plan.runs:
+        read = [
+            weights.read(results.run_dir(folder, run.name) / "weights.safetensors")[0] for folder in (whole, stopped)
+        ]
+        assert read[0].keys() == read[1].keys()
+        for name in read[0]:
+            np.testing.assert_array_equal(read[0][name], read[1][name])
+        lines = [results.read_metrics(folder, run.name)[-1] for folder in (whole, stopped)]
+        assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_trained_weights_find_boxes_in_files(finished, tmp_path):
+    folder, plan, _ = finished
+    network = models.load(results.run_dir(folder, plan.runs[0].name) / "weights.safetensors")
+    images = load.from_name("scenes").in_memory()[:2, ..., 0]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    found = network.predict([tmp_path / "0.png", tmp_path / "1.png"])
+    assert found["boxes"].shape == (2, 50, 4)
+    assert found["boxes"].min() >= 0
+    assert found["boxes"].max() <= 1
+    assert (np.diff(found["scores"], axis=1) <= 0).all()
+    assert ((found["classes"] > 0) == (found["scores"] > 0)).all()
+    assert found["classes"].max() < 11
+
+
+@pytest.mark.slow
+def test_the_report_shows_boxes_and_classes(finished):
+    folder, plan, _ = finished
+    shown = list(TASKS["detection"].pictures(folder, plan))
+    assert [title for title, _, _ in shown] == ["Classes", "Boxes"]
+    assert [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
+    assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+
+
+def test_a_box_is_missed_where_no_detection_of_its_class_overlaps_it_by_half():
+    truth = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0.5, 0.5, 1], [0] * 4])
+    found = np.array([[0, 0, 0.5, 0.3], [0.5, 0.5, 1, 1], [0, 0.5, 0.5, 0.7]])
+    missed = task._missed(truth, np.array([1, 2, 3, 0]), found, np.array([1, 1, 3]))
+    assert missed.tolist() == [0, 2, 3, 0]
+
+
+@pytest.mark.slow
+def test_one_and_eight_devices_train_and_find_alike():
+    cfg = tiny_config(**{"model.formulation": "shift"})
+    dataset = load.from_config(cfg.data)
+    targets = {name: jnp.asarray(array[:64]) for name, array in task.targets(dataset, cfg).items()}
+    arrays = jnp.asarray(dataset.in_memory()[:64]), targets
+    index = jnp.arange(32, dtype=jnp.int32).reshape(1, 2, 16)
+    traced = jax.tree.map(lambda value: jnp.full(1, value, jnp.float32), config.traced_values(cfg))
+    ends = []
+    for devices in (1, 8):
+        mesh = sharding.mesh(1, 16, jax.devices()[:devices])
+        program = step.build(TASKS["detection"], cfg, 1, dataset.mean, dataset.std, 2, mesh)
+        state = program.init(jnp.zeros(1, jnp.int32))
+        held_out = {"index": index, "mask": jnp.ones((1, 2, 16))}
+        kept = program.evaluate(state, traced, arrays, held_out)[1]
+        kept = {name: np.asarray(array)[0].reshape(32, *array.shape[3:]) for name, array in kept.items()}
+        state, sums = program.train(state, traced, (), arrays, {"index": index}, jnp.int32(0), jnp.int32(1))
+        ends.append((float(sums["loss"][0]), task.score({}, kept, cfg)["coco_map"]))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (COCO_MINI / "annotations").is_dir(), reason="COCO's 26 photographs are not here")
+def test_a_detector_learns_26_photographs_by_heart():
+    """AP50 of the training images above .9 (COCO's first ones, five minutes)."""
+    cfg = config.at_scale("coco", task="detection")
+    config.override(cfg, OVERFIT)
+    config.check(cfg)
+    dataset = boxes.from_folder(COCO_MINI, cfg.data.resolution)
+    train_N = dataset.train_indices[:24]
+    arrays = tuple(jax.tree.map(jnp.asarray, (dataset.in_memory(), dict(task.targets(dataset, cfg)))))
+    mesh = sharding.mesh(1, 8, jax.devices()[:1])
+    program = step.build(TASKS["detection"], cfg, 1, dataset.mean, dataset.std, 3, mesh)
+    traced = jax.tree.map(lambda value: jnp.full(1, value, jnp.float32), config.traced_values(cfg))
+    state = program.init(jnp.zeros(1, jnp.int32))
+    rng = np.random.default_rng(0)
+    for _ in range(cfg.train.epochs):
+        index = jnp.asarray(rng.permutation(train_N).reshape(1, 3, 8), jnp.int32)
+        state, _ = program.train(state, traced, (), arrays, {"index": index}, jnp.int32(0), jnp.int32(3))
+    held_out = {"index": jnp.asarray(train_N.reshape(1, 3, 8), jnp.int32), "mask": jnp.ones((1, 3, 8))}
+    kept = program.evaluate(state, traced, arrays, held_out)[1]
+    kept = {name: np.asarray(array)[0].reshape(24, *array.shape[3:]) for name, array in kept.items()}
+    assert task.score({}, kept, cfg)["ap50"] > 0.9

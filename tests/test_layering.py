@@ -68,14 +68,15 @@ UPWARD = {
     ("tasks.base", "data"),
     ("tasks.base", "models"),
     ("tasks.classification", "data"),
-    *(("tasks.detection", room) for room in ("data", "detection", "models")),
+    *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
+    *(("tasks.detection", room) for room in ("models", "results", "stats", "trained")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }
 """What a task's functions import when they are called: the words know the record, not what it is computed with. The
-segmentation's pictures load trained networks, and `models.load` is where users look for them.
+pictures of masks and boxes load trained networks, and `models.load` is where users look for them.
 """
 
 

@@ -4,7 +4,8 @@ Shape letters: B images, H W their height and width, A anchors, M true boxes of 
 classes with the background, which is class 0 and also fills up the arrays of boxes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,10 +259,14 @@ def _detect(predictions: "Predictions", cfg: Any) -> "Detections":
 def per_image(predictions: "Predictions", targets: Targets, cfg: Any) -> dict[str, "jax.Array"]:
     """The fields of `average_precision.Images`, [B, ...] each."""
     found = _detect(predictions, cfg)
+    return _kept({"boxes": found.boxes_D4, "scores": found.scores_D, "classes": found.classes_D}, targets)
+
+
+def _kept(found: Mapping[str, Any], targets: Targets) -> dict[str, Any]:
     return {
-        "boxes_ND4": found.boxes_D4,
-        "scores_ND": found.scores_D,
-        "classes_ND": found.classes_D,
+        "boxes_ND4": found["boxes"],
+        "scores_ND": found["scores"],
+        "classes_ND": found["classes"],
         "true_boxes_NM4": targets["boxes"],
         "true_classes_NM": targets["classes"],
         "ignored_NM": targets["ignored"],
@@ -288,6 +293,73 @@ def predict(predictions: "Predictions", cfg: Any) -> dict[str, "jax.Array"]:
     return {"boxes": boxes_BD4, "scores": found.scores_D, "classes": found.classes_D}
 
 
+DRAWN = 4
+"""Best and worst images that the report shows, each."""
+
+LOOKED_AT = 256
+"""Held-out images that they are the best and worst of."""
+
+SHOWN_SCORE = 0.3
+"""Least score of the detections that are drawn."""
+
+
+def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
+    """AP of each class over the first arm's seeds, and what its seed 0 finds, and misses, in the best and worst images.
+
+    The best and worst are by COCO's mean AP of an image alone.
+    """
+    from mnet_jax import experiment, figures, results, stats, trained
+    from mnet_jax.arms import arm_config
+    from mnet_jax.data import boxes
+    from mnet_jax.data import dataset as datasets
+
+    arm = sweep.arms[0]
+    runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
+    lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run.name))]
+    weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
+    if not lines or not weights[0].exists():
+        return
+    code = experiment.code_of(workdir, sweep)
+    cfg = arm_config(sweep.config, arm)
+    dataset = code.load_dataset(cfg.data)
+    by_class = {
+        name: (stats.estimate(values), values)
+        for number, name in enumerate(dataset.class_names)
+        if (values := [100 * line[f"ap/{number}"] for line in lines if f"ap/{number}" in line])
+    }
+    caption = f"COCO's average precision of each class; the seeds of {arm.name} with mean and 95 % t-interval."
+    yield "Classes", figures.seeds(by_class, Metric("ap", "AP", "%", 1)), caption
+    if code:  # the network is then defined by the experiment file
+        return
+    network = trained.load(weights[0])
+    test = datasets.split(dataset, runs[0].seed, cfg.data.train_size, cfg.data.holdout).test[:LOOKED_AT]
+    images_NHWC, found = dataset.in_memory()[test], network.predict(dataset.in_memory()[test])
+    truth = {name: array[test] for name, array in targets(dataset, cfg).items()}
+    each = _kept(found, truth)
+    values_N = [score({}, {name: array[[index]] for name, array in each.items()}, cfg) for index in range(len(test))]
+    order = np.argsort([-value["coco_map"] for value in values_N], kind="stable")
+    rows: dict[str, list[np.ndarray]] = {"truth": [], "found": [], "missed": []}
+    for index in np.concatenate([order[:DRAWN], order[-DRAWN:]]):
+        image_HWC, classes_M = images_NHWC[index], truth["classes"][index]
+        classes_D = np.where(found["scores"][index] >= SHOWN_SCORE, found["classes"][index], 0)
+        missed_M = _missed(truth["boxes"][index], classes_M, found["boxes"][index], classes_D)
+        rows["truth"].append(boxes.overlay(image_HWC, truth["boxes"][index], classes_M))
+        rows["found"].append(boxes.overlay(image_HWC, found["boxes"][index], classes_D))
+        rows["missed"].append(boxes.overlay(image_HWC, truth["boxes"][index], missed_M))
+    caption = f"The {DRAWN} images with the highest and the {DRAWN} with the lowest mean AP of the first {len(test)} "
+    caption += f"held-out ones; {arm.name}, seed {runs[0].seed}. Found: with a score of {SHOWN_SCORE} or more. Missed: "
+    caption += "none of these overlaps it by half. Colors are VOC's palette."
+    yield "Boxes", figures.contact_sheet({words: np.stack(drawn) for words, drawn in rows.items()}), caption
+
+
+def _missed(true_M4: np.ndarray, classes_M: np.ndarray, found_D4: np.ndarray, classes_D: np.ndarray) -> np.ndarray:
+    """The classes of the true boxes that no detection of their class overlaps by half, 0 for the others."""
+    from mnet_jax.detection.boxes import iou
+
+    fits_MD = (iou(true_M4, found_D4) >= 0.5) & (classes_M[:, None] == classes_D)
+    return np.where(fits_MD.any(1), 0, classes_M)
+
+
 TASK = Task(
     name="detection",
     metrics=metrics,
@@ -301,4 +373,5 @@ TASK = Task(
     per_image=per_image,
     score=score,
     predict=predict,
+    pictures=pictures,
 )
