@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ from PIL import Image
 
 from mnet_jax import config, cost, experiment, feed, models, results, sharding, step, sweep, train
 from mnet_jax.cost import conventions
-from mnet_jax.data import augment, boxes, load
+from mnet_jax.data import augment, boxes, load, transforms
 from mnet_jax.detection import anchors, matching
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs, weights
 from mnet_jax.tasks import TASKS
 from mnet_jax.tasks import detection as task
+from mnet_jax.trained import TrainedNetwork
 
 TINY = {
     "task": "detection",
@@ -158,7 +160,7 @@ def test_published_sizes_of_the_heads(head, parameters, madds):
 def test_predictions_are_those_of_layers_called_one_by_one():
     """The order of maps, rows, columns and anchors, and which map each predictor sees."""
     cfg = tiny_config()
-    network = task.build(cfg, nnx.Rngs(0))
+    network: Any = task.build(cfg, nnx.Rngs(0))
     network.eval()
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 1)), jnp.float32)
     predictions, endpoints = network(x)
@@ -416,6 +418,9 @@ def test_trained_weights_find_boxes_in_files(finished, tmp_path):
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     found = network.predict([tmp_path / "0.png", tmp_path / "1.png"])
+    of_arrays = network.predict(images[..., None])
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, of_arrays[name])
     assert found["boxes"].shape == (2, 50, 4)
     assert found["boxes"].min() >= 0
     assert found["boxes"].max() <= 1
@@ -431,6 +436,20 @@ def test_the_report_shows_boxes_and_classes(finished):
     assert [title for title, _, _ in shown] == ["Classes", "Boxes"]
     assert [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
     assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+
+
+def test_a_file_is_resized_whole_as_in_an_evaluation(tmp_path):
+    """Boxes are shares of the image, so that no part of it may be cut off."""
+    image = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    made: dict[str, Any] = {"network": None, "task": TASKS["detection"], "cfg": tiny_config(), "class_names": ()}
+    square = TrainedNetwork(**made, mean=(0,), std=(1,), input_shape=(4, 4, 1), made_by={})
+    np.testing.assert_array_equal(
+        square._prepared(tmp_path / "a.png"), transforms.resize_batch(image[None, ..., None], 4)
+    )
+    other = TrainedNetwork(**made, mean=(0,), std=(1,), input_shape=(4, 6, 1), made_by={})
+    with pytest.raises(UserError, match=r"a\.png is 8x10; allowed: 4x6, as the network was trained"):
+        other._prepared(tmp_path / "a.png")
 
 
 def test_a_box_is_missed_where_no_detection_of_its_class_overlaps_it_by_half():

@@ -173,7 +173,8 @@ def _voc(folder: Path) -> Layout:
         parts.append([_voc_photograph(folder, name) for name in names])
     found = {box.category for photograph in parts[0] for box in photograph.boxes}
     categories = masks.VOC_CLASSES[1:] if found <= set(masks.VOC_CLASSES) else sorted(found)
-    return Layout(*parts, categories)
+    train, test = parts
+    return Layout(train, test, categories)
 
 
 def _voc_photograph(folder: Path, name: str) -> Photograph:
@@ -211,7 +212,8 @@ def _coco(folder: Path) -> Layout:
             raise UserError(f"{files[0]}: its categories differ from those of training; allowed: the same")
         parts.append(part)
         categories = of_part
-    return Layout(*parts, list(categories.values()))
+    train, test = parts
+    return Layout(train, test, list(categories.values()))
 
 
 def _coco_photographs(folder: Path, file: Path) -> tuple[list[Photograph], dict[int, str]]:

@@ -184,7 +184,7 @@ def _joined(predictions: "Predictions", cfg: Any) -> tuple["jax.Array", "jax.Arr
 
     from mnet_jax.detection import anchors
 
-    sizes = [logits.shape[1:3] for logits, _ in predictions]
+    sizes = [(logits.shape[1], logits.shape[2]) for logits, _ in predictions]
     logits_BAK, offsets_BA4 = (
         jnp.concatenate([part.reshape(len(part), -1, part.shape[-1]) for part in parts], 1)
         for parts in zip(*predictions, strict=True)
