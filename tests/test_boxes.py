@@ -164,8 +164,14 @@ def test_boxes_that_are_not_in_their_image_are_skipped_or_cut_off_where_that_is_
     np.testing.assert_allclose(
         read.targets["boxes"][3, :3], [[0.25, 0.75, 0.75, 1], [0.25, 0, 0.75, 9.5 / 40], [0] * 4]
     )
-    assert "1 boxes without area skipped" in caplog.text
-    assert "2 boxes beyond the image cut off or skipped" in caplog.text
+    assert "1 boxes without area, cut off or skipped" in caplog.text
+    assert "2 boxes beyond the image, cut off or skipped" in caplog.text
+    (folder / "images/val/5.jpg").unlink()
+    assert boxes.from_folder(folder, corrupt="skip").shape == (20, 40, 3)
+    assert "1 images that cannot be read, skipped" in caplog.text
+    (folder / "images/val/9.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="no images to train on, or none to test on"):
+        boxes.from_folder(folder, corrupt="skip")
 
 
 def test_of_a_folder_with_masks_and_boxes_a_field_says_which_are_read(tmp_path):

@@ -12,7 +12,7 @@ import tiny
 from flax import nnx
 from PIL import Image
 
-from mnet_jax import config, cost, experiment, feed, models, results, sharding, step, sweep, train
+from mnet_jax import config, cost, experiment, feed, models, report, results, sharding, step, sweep, train
 from mnet_jax.cost import conventions
 from mnet_jax.data import augment, boxes, load, transforms
 from mnet_jax.detection import anchors, matching
@@ -57,21 +57,21 @@ TINY = {
 COCO_MINI = Path(os.environ.get("MNET_DATA_DIR", "nowhere")) / "coco_mini"
 
 OVERFIT = {
-    "model.width": 0.5,
-    "model.last": 320,
+    "model.name": "c17",
     "model.dropout": 0.0,
     "model.init": "he",
     "model.norm.momentum": 0.9,
     "data.resolution": 128,
     "data.flip": False,
     "detection.random_scale": (1.0, 1.0),
-    "detection.extras": (128, 96, 64),
+    "detection.extras": (96, 96),
+    "detection.smallest": 0.05,
+    "detection.largest": 0.8,
     "train.epochs": 150,
     "train.batch_size": 8,
     "optim.name": "adamw",
-    "optim.lr": 0.003,
+    "optim.lr": 0.005,
     "optim.schedule": "cosine",
-    "optim.momentum": 0.9,
     "optim.decay": 0.999,
     "optim.eps": 1e-8,
 }
@@ -436,6 +436,9 @@ def test_the_report_shows_boxes_and_classes(finished):
     assert [title for title, _, _ in shown] == ["Classes", "Boxes"]
     assert [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
     assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+    summary, drawn = report.write(folder)
+    assert {"Classes", "Boxes", "Every run"} <= {figure.title for figure in drawn}
+    assert "AP at 0.75" in report.to_text(summary)
 
 
 def test_a_file_is_resized_whole_as_in_an_evaluation(tmp_path):

@@ -68,8 +68,8 @@ def from_folder(folder: Path, side: int = 0, corrupt: str = "error") -> Dataset:
       folder: the data set.
       side: height and width that each image is resized to, whatever its aspect; 0 = images of one size stay as they
         are.
-      corrupt: what happens to a box without area or beyond its image: "error", or "skip" = it is left out, or cut off
-        where a part of it is in the image, and counted in the log.
+      corrupt: what happens to a box without area or beyond its image, and to an image that cannot be read: "error", or
+        "skip" = it is left out, or cut off where a part of the box is in the image, and counted in the log.
 
     Raises:
       UserError: a file is missing or no image, an annotation is no box of a known class and image, an id occurs twice,
@@ -81,7 +81,7 @@ def from_folder(folder: Path, side: int = 0, corrupt: str = "error") -> Dataset:
     most = max((len(photograph.boxes) for part in layout[:2] for photograph in part), default=0)
     parts = [_part(folder, part, numbers, max(most, 1), side, corrupt, flaws) for part in layout[:2]]
     for flaw, count in flaws.items():
-        logging.warning("%s: %d boxes %s", folder.name, count, flaw)
+        logging.warning("%s: %d %s", folder.name, count, flaw)
     return from_arrays(folder.name, *parts, class_names=("background", *layout.categories))
 
 
@@ -94,33 +94,37 @@ def _part(
     corrupt: str,
     flaws: Counter[str],
 ) -> Part:
-    if not photographs:
-        raise UserError(f"{folder}: no images to train on, or none to test on")
-    N = len(photographs)
-    targets = {
-        "boxes": np.zeros((N, most, 4), np.float32),
-        "classes": np.zeros((N, most), np.int32),
-        "ignored": np.zeros((N, most), bool),
-    }
     images: list[np.ndarray] = []
-    for index, photograph in enumerate(photographs):
-        image_HWC = _read(photograph)
+    targets: dict[str, list[np.ndarray]] = {"boxes": [], "classes": [], "ignored": []}
+    for photograph in photographs:
+        try:
+            image_HWC = _read(photograph)
+        except UserError:
+            if corrupt == "error":
+                raise
+            flaws["images that cannot be read, skipped"] += 1
+            continue
         H, W, _ = image_HWC.shape
+        boxes_M4, classes_M = np.zeros((most, 4), np.float32), np.zeros(most, np.int32)
+        ignored_M = np.zeros(most, bool)
         kept = [(box, inside) for box in photograph.boxes if (inside := _inside(photograph, box, H, W, corrupt, flaws))]
         for place, (box, inside) in enumerate(kept):
             if box.category not in numbers:
                 came = f"{photograph.path.name} has a box of the class {box.category!r}"
                 raise UserError(f"{folder}: {came}; allowed: {', '.join(numbers)}")
-            targets["boxes"][index, place] = np.array(inside) / (H, W, H, W)
-            targets["classes"][index, place] = numbers[box.category]
-            targets["ignored"][index, place] = box.ignored
+            boxes_M4[place] = np.array(inside) / (H, W, H, W)
+            classes_M[place], ignored_M[place] = numbers[box.category], box.ignored
         if side:
             image_HWC = transforms.resize_batch(image_HWC[None], side)[0]
         elif images and image_HWC.shape != images[0].shape:
             came = f"{photograph.path} is {H}x{W}, others are {images[0].shape[0]}x{images[0].shape[1]}"
             raise UserError(f"{came}: set data.resolution, the side that they are resized to")
         images.append(image_HWC)
-    return np.stack(images), targets
+        for name, array in zip(targets, (boxes_M4, classes_M, ignored_M), strict=True):
+            targets[name].append(array)
+    if not images:
+        raise UserError(f"{folder}: no images to train on, or none to test on")
+    return np.stack(images), {name: np.stack(arrays) for name, arrays in targets.items()}
 
 
 def _read(photograph: Photograph) -> np.ndarray:
@@ -151,7 +155,7 @@ def _inside(
         came = f"the box (top {top:g}, left {left:g}, bottom {bottom:g}, right {right:g}) {flaw}"
         raise UserError(f"{photograph.path}: {came}; allowed: boxes in {H}x{W} pixels, or data.corrupt=skip")
     if flaw:
-        flaws[f"{flaw} skipped" if flaw == "without area" else f"{flaw} cut off or skipped"] += 1
+        flaws[f"boxes {flaw}, cut off or skipped"] += 1
     top, left, bottom, right = max(top, 0.0), max(left, 0.0), min(bottom, float(H)), min(right, float(W))
     return (top, left, bottom, right) if bottom > top and right > left else None
 
