@@ -303,7 +303,7 @@ OF_TASK: Mapping[str, Mapping[str, Scale]] = {
     "segmentation": SEGMENTATION,
     "detection": DETECTION,
 }
-"""Task -> its scales by name."""
+"""Task -> its scales by name; a task of an experiment file may start from those of classification."""
 
 
 def at_scale(scale: str, family: str = "v2", only: Sequence[str] = (), task: str = "classification") -> ConfigDict:
@@ -313,7 +313,7 @@ def at_scale(scale: str, family: str = "v2", only: Sequence[str] = (), task: str
     decay on dense weights only; He initialisation; no label smoothing, averaging or dropout. A scale that is not one
     of `only`, () for all of the `task`, is a UserError.
     """
-    scales = OF_TASK[task]
+    scales = OF_TASK.get(task, SCALES)
     allowed = only or tuple(scales)
     if scale not in allowed:
         raise UserError(f"no scale {scale!r}{nearest(str(scale), allowed)}; allowed: {', '.join(allowed)}")
