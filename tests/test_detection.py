@@ -174,6 +174,7 @@ def images(detections, truth, crowds=()):
 
 
 BOX, OTHER = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
+LEFT, MIDDLE, RIGHT = (0.0, 0.0, 1.0, 0.75), (0.0, 0.125, 1.0, 0.875), (0.0, 0.25, 1.0, 1.0)
 HALF = (0.0, 0.0, 0.5, 0.3)  # overlaps BOX by .6
 
 
@@ -193,6 +194,8 @@ HALF = (0.0, 0.0, 0.5, 0.3)  # overlaps BOX by .6
         # An ignored box may be found twice, and need not be; for COCO's crowds the share of the detection counts.
         ([[(OTHER, 1, 0.9), (OTHER, 1, 0.8), (BOX, 1, 0.7)]], [[(BOX, 1), (OTHER, 1)]], ((0, 1),), 1, 1),
         ([[((0.5, 0.5, 0.6, 0.6), 1, 0.9), (BOX, 1, 0.7)]], [[(BOX, 1), (OTHER, 1)]], ((0, 1),), 1, 0.5),
+        # Of two boxes that it overlaps by 5/7 each, COCO's first detection takes the last, and leaves the other free.
+        ([[(MIDDLE, 1, 0.9), (LEFT, 1, 0.8)]], [[(LEFT, 1), (RIGHT, 1)]], (), 0.5 + 0.25 * 51 / 101, 0.5),
         ([[(BOX, 1, 0.7)]], [[(BOX, 1), (BOX, 1)]], ((0, 0),), 1, None),  # a box to be found comes before a crowd
     ],
 )
