@@ -57,7 +57,8 @@ def _network_key(cfg: Any, experiment: Experiment) -> Any:
     images = (data.source, data.dir, data.size, data.resolution, data.train_split, data.test_split)
     if experiment.code:
         return tuple(value for name, value in flat.items() if name not in config.NOT_PROGRAM)
-    return (specs.resolve(cfg.model), cfg.task, *images)
+    of_task = tuple(flat[name] for name in experiment.code.task_of(cfg).fields)
+    return (specs.resolve(cfg.model), cfg.task, of_task, *images)
 
 
 def _images(cfg: Any, code: Code) -> int:

@@ -100,8 +100,13 @@ class TrainedNetwork:
             image_HWC = transforms.decode(path.read_bytes(), self.input_shape[-1])
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as an image: {error}") from error
-        side = self.cfg.data.size or self.input_shape[0]
-        return transforms.center_crop(image_HWC, side, self.cfg.data.eval_crop if self.cfg.data.size else 1.0)
+        if side := self.cfg.data.size:
+            return transforms.center_crop(image_HWC, side, self.cfg.data.eval_crop)
+        H, W, _ = self.input_shape
+        if image_HWC.shape[:2] != (H, W) and H != W:
+            came = f"{path} is {image_HWC.shape[0]}x{image_HWC.shape[1]}"
+            raise UserError(f"{came}; allowed: {H}x{W}, as the network was trained")
+        return image_HWC if image_HWC.shape[:2] == (H, W) else transforms.resize_batch(image_HWC[None], H)[0]
 
 
 def load(path: str | Path, formulation: str = "", file: str | Path = "") -> TrainedNetwork:

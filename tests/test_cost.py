@@ -346,3 +346,15 @@ def test_a_network_of_parts_that_were_counted_is_their_sum(name):
     assert parts.total(classes[0], (96, 96, 3)) is None
     rows = [(*row[:-1], 1) for row in rows]
     assert parts.total(specs.resolve(network(name, blocks=tuple(rows))), (64, 64, 3)) is None
+
+
+def test_a_detector_is_counted_by_its_name(capsys):
+    """Sandler et al. 2018, Table 6: 4.3 M and .8 B; every figure of detectors is in the slow test above."""
+    door.main(["ssdlite_mobilenet_v2", "--format", "csv"])
+    assert "MAdds,788830144\n" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--xla of ssd_mobilenet_v1; allowed: any of "):
+        door.main(["ssd_mobilenet_v1", "--xla"])
+    with pytest.raises(ValueError, match=r"detection\.extras='x'"):
+        door.main(["ssd_mobilenet_v1", "--extras", "x"])
+    with pytest.raises(ValueError, match=r"model\.name='ssdlite_vgg16'"):
+        door.main(["ssdlite_vgg16"])

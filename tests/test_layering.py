@@ -17,7 +17,10 @@ WORDS = (
     ("bucket", "formatting", "tuning"),
 )
 PARTS = (
-    ("checkpoint", "locks", "metrics_log", "ops", "optim", "progress", "provenance", "sharding", "workers"),
+    (
+        *("checkpoint", "detection", "locks", "metrics_log", "ops", "optim", "progress", "provenance"),
+        *("sharding", "workers"),
+    ),
     ("figures", "models"),
     ("convert", "data"),
 )
@@ -42,6 +45,7 @@ FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 
 ORDERED = {
     "config": ("claims", "table", "settings", "arms", "scales"),
+    "detection": ("boxes", "anchors", "matching", "suppression", "average_precision"),
     "data": (
         "transforms",
         "augment",
@@ -49,6 +53,7 @@ ORDERED = {
         "dataset",
         "builtin",
         "masks",
+        "boxes",
         "scenes",
         "tables",
         "load",
@@ -65,13 +70,15 @@ UPWARD = {
     *(("tasks.base", room) for room in ("models", "results", "stats")),
     ("tasks.classification", "data"),
     *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
+    *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
+    *(("tasks.detection", room) for room in ("models", "results", "stats", "trained")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }
 """What a task's functions import when they are called: the words know the record, not what it is computed with. The
-segmentation's pictures load trained networks, and `models.load` is where users look for them.
+pictures of masks and boxes load trained networks, and `models.load` is where users look for them.
 """
 
 

@@ -204,6 +204,14 @@ def test_published_sizes(fields, params, madds, printed):
     assert "unused" not in {layer.type for layer in counted.layers}
 
 
+def test_arms_that_differ_in_their_head_have_their_own_cost(experiments):
+    plan = sweep.plan(experiment.load(experiments / "v2_deeplab.py"), "scenes", {}, "train", "")
+    arms = {arm.name: arm for arm in plan.arms}
+    assert arms["aspp"].cost["params"] > arms["reduced"].cost["params"]
+    assert arms["aspp"].network != arms["reduced"].network
+    assert arms["scales"].cost["madds"] > 10 * arms["reduced"].cost["madds"]
+
+
 @pytest.mark.slow
 def test_scales_and_mirror_images_are_counted_as_so_many_passes():
     """Table 7's 152.6 B are the sum of 12 passes at output stride 8; exactly it is 152,334,636,288."""

@@ -18,7 +18,7 @@ _COMMON: Mapping[str, Field] = {
     "scale": Field("", "the scale whose setting this is; '' = none"),
     "task": Field(
         "classification",
-        "what a run does: classification, attributes, embedding, segmentation, spiral, or the file's own task",
+        "what a run does: classification, attributes, embedding, segmentation, detection, spiral, or the file's own",
     ),
     "seeds": Field(12, "seeds 0..n-1 of every arm", SEEDS),
     "seeds_until": Field(
@@ -115,7 +115,14 @@ _COMMON: Mapping[str, Field] = {
     "data.randaugment": Field(
         (0, 9), "(operations, magnitude, 10 the strongest) (Cubuk et al. 2020: 2, 9); size > 0 only"
     ),
-    "data.corrupt": Field("error", "an image that cannot be read: error = stop, skip = count it", ("error", "skip")),
+    "data.corrupt": Field(
+        "error",
+        "an image that cannot be read, or a box not in its image: error = stop, skip = count it",
+        ("error", "skip"),
+    ),
+    "data.targets": Field(
+        "", "read of a folder that has several; '' = the first of them", ("", "masks", "boxes", "attributes")
+    ),
     "data.threads": Field(0, "decoding threads of each process; 0 = one for each core", PROCESSES),
     "data.workers": Field(0, "processes that decode; 0 = the training process does", PROCESSES),
     "data.resolution": Field(0, "height and width that images are resized to (V1 3.4); 0 = as they are", PIXELS),

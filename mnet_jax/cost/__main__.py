@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet_jax import config, cost, flags
-from mnet_jax.cost import conventions
+from mnet_jax.cost import conventions, named
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs
 from mnet_jax.table import Row, Table
@@ -38,10 +38,13 @@ def _check(args: argparse.Namespace) -> None:
     """Raises UserError before anything is counted or printed."""
     networks = ", ".join(config.FIELDS["model.name"].allowed or ())
     if not args.names and not args.paper:
-        raise UserError(f"no network; allowed: --paper, or any of {networks}")
+        raise UserError(f"no network; allowed: --paper, or any of {networks}, or {', '.join(named.DETECTORS)}")
     if args.resolution is not None and args.resolution > 0:  # `cost.count` refuses the others
         flags.check_number("--resolution", args.resolution, 1, flags.MAX_RESOLUTION)
     flags.check_number("--bytes", args.bytes, 1)
+    for name in args.names:
+        if name in named.DETECTORS and args.xla:
+            raise UserError(f"--xla of {name}; allowed: any of {networks}")
     if args.picture:
         if not args.names:
             raise UserError(f"--picture {args.picture} shows networks, and none is named; allowed: any of {networks}")
@@ -50,7 +53,12 @@ def _check(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mnet_jax.cost", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="networks; with --paper, only their figures")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="networks, or detectors such as ssdlite_mobilenet_v2; with --paper, only their figures",
+    )
     parser.add_argument("--resolution", type=int, help="height and width of the image (default: the published one)")
     parser.add_argument("--bytes", type=int, default=2, help="of an element of a tensor (default: 2)")
     parser.add_argument("--summary", action="store_true", help="shares by type of layer (V1 Table 2)")
@@ -64,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         field = name.removeprefix("model.")
         if name.startswith("model.") and "." not in field and field not in NOT_COST:
             group.add_argument(f"--{field}", help=knob.meaning.replace("%", "%%"))
+    group = parser.add_argument_group("the head of a detector")
+    for name in ("detection.taps", "detection.extras"):
+        group.add_argument(f"--{name.removeprefix('detection.')}", help=config.FIELDS[name].meaning)
     return parser
 
 
@@ -127,12 +138,16 @@ def paper_tables(names: Sequence[str], flat: bool = False) -> list[Table]:
 
 
 def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int, cost.Cost]:
-    cfg = config.default()
     overrides = {field: value for field, value in vars(args).items() if value is not None} | fields
-    known = {f"model.{field}": value for field, value in overrides.items() if f"model.{field}" in config.FIELDS}
-    config.override(cfg, {"model.name": name, **known}, "cost")
-    resolution = conventions.RESOLUTIONS.get(name, 224) if args.resolution is None else args.resolution
-    return cfg.model, resolution, cost.count(cfg.model, resolution, bytes_per_element=args.bytes)
+    sections = ("model", "detection") if name in named.DETECTORS else ("model",)
+    known = {
+        field: value
+        for field, value in overrides.items()
+        if any(f"{section}.{field}" in config.FIELDS for section in sections)
+    }
+    model = named.countable(name, known)
+    resolution = named.side_of(name) if args.resolution is None else args.resolution
+    return model, resolution, cost.count(model, resolution, bytes_per_element=args.bytes)
 
 
 def _by(shape: Sequence[int]) -> str:

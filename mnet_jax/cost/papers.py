@@ -1,10 +1,10 @@
 """The papers' figures beside the counter's: each with its convention, and a verdict.
 
-`published.csv` holds a figure a line, as printed: where, for which network and settings (fields of `cfg.model`, and the
-resolution) and layers (names, or the kind of V1's Table 2, or the pixels of V2's Table 3), what and by which
-convention. `independent` is the exact count of another program (pure Python, checked against Keras), where there is
-one. `kind` and `reason` tell why a figure is not this network's: a misprint, another graph, another rule, not
-reproducible by any convention tried, or no graph at all.
+`published.csv` holds a figure a line, as printed: where, for which network or detector and settings (fields as
+`named.countable` takes them, and the resolution) and layers (names, or the kind of V1's Table 2, or the pixels of V2's
+Table 3), what and by which convention. `independent` is the exact count of another program (pure Python, checked
+against Keras), where there is one. `kind` and `reason` tell why a figure is not this network's: a misprint, another
+graph, another rule, not reproducible by any convention tried, or no graph at all.
 """
 
 import csv
@@ -14,12 +14,11 @@ from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from importlib import resources
 
-from mnet_jax import config
-from mnet_jax.cost import conventions
+from mnet_jax.cost import conventions, named
 from mnet_jax.cost.count import Cost, count
 from mnet_jax.cost.walk import Layer
 
-UNITS = {"M": 10**6, "KB": 10**3, "%": 1, "": 1}
+UNITS = {"B": 10**9, "M": 10**6, "KB": 10**3, "%": 1, "": 1}
 
 Counted = int | Fraction | str | None
 
@@ -76,11 +75,9 @@ def compare(figures: Iterable[Published]) -> list[Comparison]:
 
 def count_settings(network: str, settings: str) -> Cost:
     """Counts a network with "width=0.75 resolution=192" and the like."""
-    fields = {"name": network, **dict(setting.split("=") for setting in settings.split())}
+    fields = dict(setting.split("=") for setting in settings.split())
     resolution = int(fields.pop("resolution"))
-    cfg = config.default()
-    config.override(cfg, {f"model.{name}": value for name, value in fields.items()})
-    return count(cfg.model, resolution)
+    return count(named.countable(network, fields), resolution)
 
 
 def agreement(figure: Published, counted: Counted) -> str:

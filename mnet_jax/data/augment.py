@@ -154,6 +154,23 @@ def move_images(x_BHWC: jax.Array, places: Places | None) -> jax.Array:
     return jnp.einsum("byh,bxw,bhwc->byxc", weights(rows_BH, H), weights(columns_BW, W), x_BHWC)
 
 
+def move_boxes(boxes_BM4: jax.Array, places: Places | None, H: int, W: int) -> tuple[jax.Array, jax.Array]:
+    """Boxes (top, left, bottom, right), as shares of an image of H x W, at new places, and which of them stay [B, M].
+
+    They are cut off where they leave the image; those whose center leaves it go (Liu et al. 2016, section 2.2).
+    """
+    if places is None:
+        return boxes_BM4, jnp.ones(boxes_BM4.shape[:2], bool)
+    scale, top, left, mirrored = (array[:, None] for array in places)
+    top, left = top / H, left / W
+    first_row, first_column, last_row, last_column = (scale * boxes_BM4[..., side] for side in range(4))
+    columns = first_column - left, last_column - left
+    columns = [jnp.where(mirrored, 1 - a, b) for a, b in zip(columns[::-1], columns, strict=True)]
+    moved_BM4 = jnp.stack([first_row - top, columns[0], last_row - top, columns[1]], -1)
+    center_BM2 = (moved_BM4[..., :2] + moved_BM4[..., 2:]) / 2
+    return jnp.clip(moved_BM4, 0, 1), jnp.all((center_BM2 > 0) & (center_BM2 < 1), -1)
+
+
 def jitter(key: jax.Array, images_BHWC: jax.Array, strength: float) -> jax.Array:
     """Brightness, contrast and saturation of each image, in this order, times factors from 1 - to 1 + `strength`.
 

@@ -4,18 +4,36 @@ import difflib
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnet_jax.data import builtin, disk, masks, scenes, tables
+from mnet_jax.data import boxes, builtin, disk, masks, scenes, tables
 from mnet_jax.data.dataset import Dataset, with_unseen_classes
 from mnet_jax.errors import UserError
 
-PLANNED = {"imagenet2012": ((224, 224, 3), 1_281_167, 50_000, 1000)}
-"""name -> (H, W, C), training images, test images and classes of data sets that a plan may use before they exist."""
+
+class Planned(NamedTuple):
+    """A data set that a plan may use before it exists: (H, W, C), training and test images, classes, boxes of an image.
+
+    Where there are boxes, these are its targets, and else labels.
+    """
+
+    shape: tuple[int, int, int]
+    train: int
+    test: int
+    classes: int
+    boxes: int = 0
+
+
+PLANNED = {
+    "imagenet2012": Planned((224, 224, 3), 1_281_167, 50_000, 1000),
+    "coco": Planned((320, 320, 3), 118_287, 5_000, 81, boxes=93),
+    "voc0712": Planned((320, 320, 3), 16_551, 4_952, 21, boxes=56),
+}
+"""name -> what is known of it."""
 
 
 GENERATED = {"digits": builtin.digits, "scenes": scenes.scenes}
@@ -24,7 +42,8 @@ GENERATED = {"digits": builtin.digits, "scenes": scenes.scenes}
 
 def from_config(data: Any) -> Dataset:
     """The data set that the fields `data` of a config name, loaded once per process; see `from_name`."""
-    return _seen(from_name(data.source, data.dir, data.train_split, data.test_split, data.resolution), data)
+    splits = data.train_split, data.test_split
+    return _seen(from_name(data.source, data.dir, *splits, data.resolution, data.targets, data.corrupt), data)
 
 
 def _seen(dataset: Dataset, data: Any) -> Dataset:
@@ -34,33 +53,45 @@ def _seen(dataset: Dataset, data: Any) -> Dataset:
 
 def metadata(data: Any) -> Dataset:
     """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
-    if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
-        return _zeros(data.source, *PLANNED[data.source])
-    if data.source not in GENERATED and _reader(data_dir(data.dir) / data.source):
+    if data.source in GENERATED:
+        return _seen(from_name(data.source, "", data.train_split, data.test_split), data)
+    folder = data_dir(data.dir) / data.source
+    in_folder = any(stands(folder) for stands, _ in READERS.values())
+    if data.source in PLANNED and not in_folder and disk.find(folder, data.source) is None:
+        return _zeros(data.source, Planned(*PLANNED[data.source]))
+    if in_folder:
         return from_config(data)  # its images may have one size only once they are fitted into a square
     return _seen(from_name(data.source, data.dir, data.train_split, data.test_split), data)
 
 
 def from_name(
-    name: str, directory: str | Path = "", train_split: str = "train", test_split: str = "", resolution: int = 0
+    name: str,
+    directory: str | Path = "",
+    train_split: str = "train",
+    test_split: str = "",
+    resolution: int = 0,
+    targets: str = "",
+    corrupt: str = "error",
 ) -> Dataset:
     """Loads a data set, once per process. Of images on disk only what was measured is read.
 
     Args:
       name: of `GENERATED`, or the folder that holds the data: what `python -m mnet_jax.data.prepare`
         has written (TFDS's names, such as "imagenet2012" or "imagenet2012/short_256"), images as `train/CLASS/*`,
-        the original files of "fashion_mnist" or "cifar10", images with masks (`data.masks.from_folder`) or with
-        attributes (`data.tables.from_folder`).
+        the original files of "fashion_mnist" or "cifar10", or images with masks (`data.masks.from_folder`), boxes
+        (`data.boxes.from_folder`) or attributes (`data.tables.from_folder`).
       directory: where that folder is; "" = the environment variable MNET_DATA_DIR, or else ~/.cache/mnet_jax.
       train_split: what a seed may train on, such as "train[:90%]"; only of images on disk.
       test_split: what it may hold out; "" = the test set, or the validation set where that has no labels.
       resolution: height and width that the images are resized to (V1's resolution multiplier); 0 = as they are.
+      targets: of a folder that has both, "masks" or "boxes"; "" = masks.
+      corrupt: what happens to a box that is not in its image: "error", or "skip" = it is left out and counted.
 
     Raises:
       UserError: the data set does not exist (with the command that prepares it) or is corrupt, or a split is unknown.
     """
     root = None if name in GENERATED else data_dir(directory)
-    return _load(name, root, train_split, test_split, resolution)
+    return _load(name, root, train_split, test_split, resolution, targets, corrupt)
 
 
 def data_dir(directory: str | Path = "") -> Path:
@@ -109,23 +140,19 @@ def from_disk(images: disk.DiskDataset, train_split: str = "train", test_split: 
     )
 
 
-def _reader(folder: Path) -> Callable[[Path, int], Dataset] | None:
-    """What reads a folder whose images are fitted into a square of one size; None for all others."""
-    if masks.has_masks(folder):
-        return masks.from_folder
-    return tables.from_folder if tables.has_table(folder) else None
-
-
 @functools.cache
-def _load(name: str, root: Path | None, train_split: str, test_split: str, resolution: int) -> Dataset:
-    if root and (read := _reader(root / name)):
+def _load(
+    name: str, root: Path | None, train_split: str, test_split: str, resolution: int, targets: str, corrupt: str
+) -> Dataset:
+    if root and (kind := _targets_of(root / name, targets)):
         if (train_split, test_split) != ("train", ""):
             raise UserError(
                 f"data.train_split={train_split!r}, data.test_split={test_split!r}; {name} has fixed splits"
             )
-        return read(root / name, resolution)
+        _, read = READERS[kind]
+        return read(root / name, resolution, corrupt)
     if resolution:
-        return _load(name, root, train_split, test_split, 0).resized(resolution)
+        return _load(name, root, train_split, test_split, 0, targets, corrupt).resized(resolution)
     if root and (images := disk.find(root / name, name)):
         return from_disk(images, train_split, test_split)
     if (train_split, test_split) != ("train", ""):
@@ -146,12 +173,34 @@ def _load(name: str, root: Path | None, train_split: str, test_split: str, resol
     )
 
 
+READERS: Mapping[str, tuple[Callable[[Path], bool], Callable[[Path, int, str], Dataset]]] = {
+    "masks": (masks.has_masks, lambda folder, side, corrupt: masks.from_folder(folder, side)),
+    "boxes": (boxes.has_boxes, boxes.from_folder),
+    "attributes": (tables.has_table, lambda folder, side, corrupt: tables.from_folder(folder, side)),
+}
+"""Targets -> whether a folder has them, and what reads it: images in memory, fitted into squares of one side."""
+
+
+def _targets_of(folder: Path, wanted: str) -> str:
+    """Which targets of a folder are read; "" where it is in no such layout and none is wanted."""
+    found = [kind for kind, (stands, _) in READERS.items() if stands(folder)]
+    if wanted and wanted not in found:
+        raise UserError(
+            f"data.targets={wanted!r}: {folder} has {' and '.join(found) or 'none of ' + ', '.join(READERS)}"
+        )
+    return wanted or (found[0] if found else "")
+
+
 @functools.cache
-def _zeros(name: str, shape: tuple[int, int, int], train: int, test: int, classes: int) -> Dataset:
+def _zeros(name: str, planned: Planned) -> Dataset:
+    shape, train, test, classes, most = planned
+    zeros = {"labels": np.int32(0)}
+    if most:
+        zeros = {"boxes": np.zeros((most, 4), np.float32), "classes": np.zeros(most, np.int32)}
     return Dataset(
         name=name,
         images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
-        targets={"labels": np.broadcast_to(np.int32(0), train + test)},
+        targets={key: np.broadcast_to(zero, (train + test, *zero.shape)) for key, zero in zeros.items()},
         class_names=("",) * classes,
         train_indices=np.arange(train),
         test_indices=np.arange(train, train + test),

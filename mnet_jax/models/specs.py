@@ -363,6 +363,22 @@ def network(model: Any) -> Network:
     )
 
 
+def feature_maps(net: Network) -> dict[str, tuple[int, int]]:
+    """The feature maps of a network by name -> (channels, pixels of the image a side for each of theirs)."""
+    stride = net.stem[1]
+    known = {"stem": (net.stem[0], stride)}
+    for number, block in enumerate(net.blocks, 1):
+        inner = {"expansion": (block.expanded, stride), "depthwise": (block.expanded, stride * block.stride)}
+        if net.family == "v1":
+            inner = {} if net.conv == "full" else {"depthwise": inner["depthwise"]}
+        stride *= block.stride
+        known |= {f"block{number}/{name}": size for name, size in inner.items()}
+        known[f"block{number}"] = block.channels, stride
+    if net.last:
+        known["head"] = net.last, stride
+    return known
+
+
 def _at_output_stride(model: Any, stem_stride: int, blocks: list[Block]) -> tuple[Block, ...]:
     """The blocks with the strides beyond `model.output_stride` dropped.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnet_jax.errors import UserError
 from mnet_jax.fields import Field
 
 if TYPE_CHECKING:
@@ -149,6 +150,35 @@ def of_first_arm(workdir: Path, sweep: Any, prefix: str, names: Iterable[str]) -
         for number, name in enumerate(names)
         if (values := [100 * line[f"{prefix}/{number}"] for line in lines if f"{prefix}/{number}" in line])
     }
+
+
+DENSE_TARGETS_REFUSE = (
+    "data.size",
+    "data.mixup",
+    "data.cutmix",
+    "data.erase",
+    "data.noisy_size",
+    "data.unseen_classes",
+    "train.label_smoothing",
+    "train.teacher",
+)
+"""Fields that must be off where targets are masks or boxes: their functions move or mix labels only."""
+
+
+def refuse_if_set(cfg: Any, names: Iterable[str]) -> None:
+    """A UserError for the first of these fields, "section.name" each, whose value is not 0, "" or the like."""
+    for name in names:
+        section, leaf = name.split(".")
+        if value := cfg[section][leaf]:
+            raise UserError(f"{name}={value!r} with task={cfg.task!r}; allowed: {type(value)()!r}")
+    if cfg.analysis:
+        raise UserError(f"analysis=True with task={cfg.task!r}; allowed: False")
+
+
+def check_scale_range(name: str, pair: Any) -> None:
+    """A UserError where the field `name`, the smallest and the largest size of a training image, is no such pair."""
+    if len(pair) != 2 or not all(isinstance(end, int | float) for end in pair) or not 0.25 <= pair[0] <= pair[1] <= 4:
+        raise UserError(f"{name}={pair!r}; allowed: (low, high) from 0.25 to 4")
 
 
 TRAIN_LOSS = Metric("train_loss", "training loss", "nats", 3, higher_is_better=False, group="training")

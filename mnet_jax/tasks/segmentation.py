@@ -14,7 +14,16 @@ from mnet_jax.data.masks import IGNORED
 from mnet_jax.errors import UserError
 from mnet_jax.fields import COUNT, Field
 from mnet_jax.models import specs
-from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task, of_first_arm
+from mnet_jax.tasks.base import (
+    DENSE_TARGETS_REFUSE,
+    TRAIN_LOSS,
+    Metric,
+    Targets,
+    Task,
+    check_scale_range,
+    of_first_arm,
+    refuse_if_set,
+)
 
 if TYPE_CHECKING:
     import jax
@@ -55,34 +64,14 @@ def metrics(cfg: Any) -> tuple[Metric, ...]:
 
 def check(cfg: Any) -> None:
     settings = cfg.segmentation
-    for name in (
-        "data.size",
-        "data.mixup",
-        "data.cutmix",
-        "data.erase",
-        "data.noisy_size",
-        "data.unseen_classes",
-        "train.label_smoothing",
-        "train.teacher",
-    ):
-        section, leaf = name.split(".")
-        if value := cfg[section][leaf]:
-            raise UserError(f"{name}={value!r} with task='segmentation'; allowed: {type(value)()!r}")
-    if cfg.analysis:
-        raise UserError("analysis=True with task='segmentation'; allowed: False")
+    refuse_if_set(cfg, DENSE_TARGETS_REFUSE)
     if not settings.scales or not all(
         isinstance(scale, int | float) and 0.1 <= scale <= 4 for scale in settings.scales
     ):
         raise UserError(f"segmentation.scales={settings.scales!r}; allowed: a tuple of numbers from 0.1 to 4")
     if not settings.rates or not all(type(rate) is int and rate > 0 for rate in settings.rates):
         raise UserError(f"segmentation.rates={settings.rates!r}; allowed: a tuple of positive whole numbers")
-    pair = settings.random_scale
-    if (
-        len(pair) != 2
-        or not all(isinstance(scale, int | float) for scale in pair)
-        or not 0.25 <= pair[0] <= pair[1] <= 4
-    ):
-        raise UserError(f"segmentation.random_scale={pair!r}; allowed: (low, high) from 0.25 to 4")
+    check_scale_range("segmentation.random_scale", settings.random_scale)
     if cfg.model.name in specs.ZOO:
         raise UserError(f"model.name={cfg.model.name!r} with task='segmentation'; allowed: {', '.join(specs.NETWORKS)}")
     if settings.head == "lr_aspp":
