@@ -51,7 +51,7 @@ UPWARD = {
     ("models", "trained"),
     ("tasks.base", "data"),
     ("tasks.base", "models"),
-    ("tasks.classification", "data"),
+    *(("tasks.classification", room) for room in ("arms", "data", "experiment", "figures", "results", "stats")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),

@@ -30,7 +30,8 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
         if same_lr is not None:
             numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
-        if summary.data.get("drawn_by_seed") == RESPLIT and verdict.difference.sd > 0:
+        resplit = summary.data.get("drawn_by_seed") == RESPLIT
+        if resplit and verdict.difference.sd > 0 and verdict.difference.n >= stats.FEWEST:
             images = (summary.data["train_images"], summary.data["test_images"])
             wider = formatting.amount(metric, stats.for_new_images(verdict.difference, *images), sign=True)
             numbers.append(("here, for new images (Nadeau and Bengio 2003)", wider))
@@ -74,6 +75,8 @@ def verdict_sentence(
     contrast, measured, outcome = verdict.contrast, verdict.difference, verdict.outcome
     if outcome == "not enough runs yet":
         return f"Not enough runs yet: seeds finished in each of {', '.join(contrast.arms)}: {measured.n} (2 needed)."
+    if outcome == "no evidence":
+        return f"No evidence: no arm is better than guessing in {metric.title}. {_fact(verdict, metric)}."
     p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
     sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
     sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
@@ -187,6 +190,7 @@ def provenance(summary: Summary) -> dict[str, str]:
         if pilot
         else "",
         "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
+        "arms": "; ".join(f"{arm.title}: {_changes(arm.arm.overrides)}" for arm in summary.arms),
         "intervals": scope(summary),
         "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED})),
         "device": summary.device,
@@ -195,6 +199,10 @@ def provenance(summary: Summary) -> dict[str, str]:
         "command": summary.sweep.command,
     }
     return {name: words for name, words in facts.items() if words}
+
+
+def _changes(overrides: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in overrides.items()) or "the base config"
 
 
 COUNTED = ("drawn_by_seed", "train_images", "test_images")

@@ -230,12 +230,12 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     code = experiment.code_of(workdir, sweep)
     cfg = arm_config(sweep.config, arm)
     dataset = code.load_dataset(cfg.data)
+    iou = Metric("iou", "IOU", "%", 1)
     by_class = {
-        name: (stats.estimate(values), values)
+        name: (stats.within(stats.estimate(values), *iou.bounds), values)
         for number, name in enumerate(dataset.class_names)
         if (values := [100 * line[f"iou/{number}"] for line in lines if f"iou/{number}" in line])
     }
-    iou = Metric("iou", "IOU", "%", 1)
     caption = f"Intersection over union of each class; the seeds of {arm.name} with mean and 95 % t-interval."
     yield "Classes", figures.seeds(by_class, iou), caption
     if code:  # the network is then defined by the experiment file
