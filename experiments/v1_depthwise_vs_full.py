@@ -37,7 +37,7 @@ TUNED_LR = {  # by --mode tune, 2 tuning seeds: of .1 .3 .9 on digits, of .5 1 1
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale, "v1")
+    return config.at_scale(scale, "v1", only=tuple(WIDTHS))
 
 
 def sweep(cfg):

@@ -25,7 +25,7 @@ TUNED_LR = {"digits": 0.3}  # of both arms, by --mode tune, 2 tuning seeds, .1 .
 
 
 def get_config(scale="digits"):
-    cfg = config.at_scale(scale)
+    cfg = config.at_scale(scale, only=tuple(V1))
     cfg.analysis = True  # dead filters
     return cfg
 

@@ -28,7 +28,7 @@ TUNED_LR = {"digits": 0.3}  # of all arms, by --mode tune, 2 tuning seeds, .1 .3
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale)
+    return config.at_scale(scale, only=tuple(WIDTHS))
 
 
 def sweep(cfg):

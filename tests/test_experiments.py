@@ -29,6 +29,7 @@ def scales(path):
 def no_data(monkeypatch):
     """A plan needs sizes, not images; zeros stand for data sets that are not here."""
     shapes = {"fashion_mnist": ((28, 28, 1), 60_000, 10_000, 10), "cifar10": ((32, 32, 3), 50_000, 10_000, 10)}
+    shapes["photos"] = ((0, 0, 3), 1000, 200, 5)
     for name, shape in shapes.items():
         monkeypatch.setitem(datasets.PLANNED, name, shape)
     datasets._zeros.cache_clear()
@@ -41,7 +42,7 @@ CASES = [(path, scale) for path in FILES for scale in scales(path)]
 
 @pytest.mark.parametrize(("path", "scale"), CASES, ids=[f"{path.stem}-{scale}" for path, scale in CASES])
 def test_every_experiment_has_a_plan(path, scale, no_data, monkeypatch):
-    if scale == "imagenet":  # Many large networks: their costs are counted in the slow test below.
+    if scale in ("imagenet", "photos"):  # Many large networks: their costs are counted in the slow test below.
         monkeypatch.setattr(sweep, "with_costs", lambda arms, *_: arms)
     plan = sweep.plan(load(path), scale, {}, "train", "")
     assert_kept(plan)

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,14 @@ def from_config(data: Any) -> Dataset:
 
 
 def metadata(data: Any) -> Dataset:
-    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
+    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images.
+
+    Raises UserError as `from_name`, and where packages are missing that a training on these data needs.
+    """
     if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
         return _zeros(data.source, *PLANNED[data.source])
+    if data.size and importlib.util.find_spec("grain") is None:
+        raise UserError(f"data.size={data.size} needs Grain and OpenCV: pip install 'mnet_jax[data]'")
     if data.source not in GENERATED and masks.has_masks(data_dir(data.dir) / data.source):
         return from_config(data)  # its images may have one size only once they are fitted into a square
     return from_name(data.source, data.dir, data.train_split, data.test_split)
@@ -125,6 +131,9 @@ def _load(name: str, root: Path | None, train_split: str, test_split: str, resol
         return builtin.FROM_FOLDER[name](root / name)
     nearest = difflib.get_close_matches(name, (*GENERATED, *builtin.FROM_FOLDER), n=1)
     missing = f"{root / name} holds no train/; " if (root / name).is_dir() else ""
+    if disk.flat_classes(root / name):
+        command = f"{disk.prepare_command(name)} --data_dir {root} --holdout 0.2"
+        raise UserError(f"{root / name} holds images as CLASS/*, but no train/ and test/; `{command}` makes them")
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UserError(
         f"data source {name!r} is not in {root}: {missing}{hint}prepare it with `{disk.prepare_command(name)} "
