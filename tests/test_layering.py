@@ -36,6 +36,7 @@ LOOP = (
 DOORS = (
     ("analysis.__main__", "laboratory"),
     ("bench", "main"),
+    ("__main__",),
 )
 FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 """From the bottom to the top. A room imports rooms of lower floors; those of one floor do not know one another."""
