@@ -254,7 +254,7 @@ def _device(pins: Sequence[int]) -> str:
 
     kinds = collections.Counter(device.device_kind for device in jax.devices())
     devices = " and ".join(f"{count} x {kind}" for kind, count in kinds.items())
-    where = f"{len(pins)} worker processes, one for each core" if len(pins) > 1 else "this process"
+    where = f"{len(pins)} worker processes" if len(pins) > 1 else "this process"
     return " ".join(filter(None, [f"training on {devices}, in {where}", runtime.accelerator_hint()]))
 
 

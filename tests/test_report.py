@@ -1065,6 +1065,16 @@ def test_lower_may_be_better_on_the_pareto_front():
     assert fronts == [[3.0, 2.0], [3.0, 5.0]]
 
 
+def test_figures_are_labelled_by_what_they_show(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(4)))
+    summary = report.summarize(tmp_path)
+    html = report.to_html(summary, report.draw(tmp_path, summary))
+    difference = formatting.interval(ACCURACY, summary.comparisons[0].differences["accuracy"], sign=True)
+    assert f'aria-label="Differences from linear: accuracy, points: relu6 {difference}; relu ' in html
+    mean = formatting.interval(ACCURACY, summary.arms[2].estimate(ACCURACY))
+    assert f'; relu {mean}"' in html.partition('aria-label="Every run: accuracy, %: linear ')[2]
+
+
 def test_headings_of_tables_say_what_they_are_of(tmp_path):
     write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2)))
     html = report.to_html(report.summarize(tmp_path), ())

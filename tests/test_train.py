@@ -1,5 +1,7 @@
 """The loop: rows, resume to the same bits, divergence, several runs a job."""
 
+import shutil
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -8,6 +10,7 @@ from tiny import EXPERIMENT, finish, never, rows, write
 from mnet_jax import experiment, results, sweep, train, trained, worker
 from mnet_jax.data import builtin
 from mnet_jax.data.dataset import split
+from mnet_jax.errors import UserError
 from mnet_jax.tasks import classification
 
 
@@ -56,8 +59,9 @@ def test_what_a_run_answered_is_kept_and_drawn(unbroken):
     network = trained.load(results.run_dir(folder, run.name) / "weights.safetensors")
     digits = builtin.digits()
     images_NHWC = digits.in_memory()[split(digits, run.seed, 64).test[:32]]
-    assert network.predict(images_NHWC)["labels"].tolist() == predicted_N[:32].tolist()
-    assert confidence_N[:32] == pytest.approx(network.predict(images_NHWC)["probabilities"].max(-1), rel=1e-4)
+    predicted = network.predict(images_NHWC)
+    assert predicted["labels"].tolist() == predicted_N[:32].tolist()
+    assert confidence_N[:32] == pytest.approx(predicted["probabilities"].max(-1), rel=1e-4)
     pictures = {title: figure for title, figure, _ in classification.TASK.pictures(folder, plan)}
     assert list(pictures) == ["Classes", "Confusions", "Most confident mistakes"]
     (axes,) = pictures["Confusions"].axes
@@ -71,6 +75,20 @@ def test_what_a_run_answered_is_kept_and_drawn(unbroken):
     assert first.get_title() == words
     test = split(digits, run.seed, 64).test
     assert np.array_equal(np.asarray(first.images[0].get_array()), digits.image(int(test[surest])).squeeze())
+
+
+def test_answers_of_other_classes_or_images_are_refused(unbroken, tmp_path):
+    folder, plan = unbroken
+    shutil.copytree(folder, tmp_path / "copy")
+    arrays = results.read_arrays(folder, plan.runs[0].name)
+    for name, broken in {
+        "image/label": arrays["image/label"] + 1,
+        "image/predicted": arrays["image/predicted"][1:],
+        "image/confidence": np.zeros((2, 2)),
+    }.items():
+        results.write_arrays(tmp_path / "copy", plan.runs[0].name, {**arrays, name: broken})
+        with pytest.raises(UserError, match=r"linear-s0/arrays\.npz: the answers are not 10 classes'"):
+            list(classification.TASK.pictures(tmp_path / "copy", plan))
 
 
 def _answers_to(folder, plan, digit):

@@ -44,9 +44,8 @@ def gallery(images: Sequence[tuple[str, np.ndarray]], columns: int = 6) -> "Figu
 
 def confusion(percent_KK: np.ndarray, names: Sequence[str]) -> "Figure":
     """A matrix with a row for each true class and a column for each answer, in percent of the row's images."""
-    size = max(3.0, min(WIDTH, 1.5 + 0.45 * len(names)))
-    figure, axes = subplots(size, size)
-    axes.imshow(percent_KK, cmap="Blues", vmin=0, vmax=100)
+    figure, axes = subplots(WIDTH, 1.0 + 0.3 * len(names))
+    axes.imshow(percent_KK, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (row, column), percent in np.ndenumerate(percent_KK):
         if percent >= 0.05:
             words = f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}"

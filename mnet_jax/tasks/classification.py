@@ -148,11 +148,11 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     from mnet_jax.arms import arm_config
 
     arm = sweep.arms[0]
-    answers = _answers(workdir, sweep, arm)
+    classes = arm_config(sweep.config, arm).model.num_classes
+    answers = _answers(workdir, sweep, arm, classes)
     if not answers:
         return
     dataset = _dataset(workdir, sweep, arm, next(iter(answers)))
-    classes = arm_config(sweep.config, arm).model.num_classes
     names = dataset.class_names if dataset else tuple(map(str, range(classes)))
     confusion_SKK = np.zeros((len(answers), len(names), len(names)))
     for confusion_KK, (label_N, predicted_N, _) in zip(confusion_SKK, answers.values(), strict=True):
@@ -182,13 +182,26 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
 OF_CLASS = Metric("accuracy", "accuracy on the class", "%", 1)
 
 
-def _answers(workdir: Path, sweep: Any, arm: Any) -> dict[Any, tuple[np.ndarray, ...]]:
-    """Finished run of an arm -> true classes, answers and their probabilities, [N] each."""
+def _answers(workdir: Path, sweep: Any, arm: Any, classes: int) -> dict[Any, tuple[np.ndarray, ...]]:
+    """Finished run of an arm -> true classes, answers and their probabilities, [N] each; UserError for other arrays."""
     from mnet_jax import results
 
     names = [f"{results.PER_IMAGE}{name}" for name in ("label", "predicted", "confidence")]
-    kept = {run: results.read_arrays(workdir, run.name) for run in sweep.runs if run.arm == arm.name}
-    return {run: tuple(arrays[name] for name in names) for run, arrays in kept.items() if names[0] in arrays}
+    answers = {}
+    for run in (run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)):
+        arrays = results.read_arrays(workdir, run.name)
+        if names[0] not in arrays:
+            continue
+        answers[run] = label_N, predicted_N, confidence_N = tuple(arrays.get(name, np.zeros(0)) for name in names)
+        fits = label_N.shape == predicted_N.shape == confidence_N.shape and label_N.ndim == 1 and label_N.size
+        for array_N in (label_N, predicted_N):
+            fits = fits and array_N.dtype == np.int32 and 0 <= array_N.min() <= array_N.max() < classes
+        if not fits:
+            path = results.run_dir(workdir, run.name) / "arrays.npz"
+            raise UserError(
+                f"{path}: the answers are not {classes} classes' of the same images; remove the folder to run again"
+            )
+    return answers
 
 
 def _dataset(workdir: Path, sweep: Any, arm: Any, run: Any) -> Any:
