@@ -41,7 +41,7 @@ TUNED_LR = {  # by --mode tune; on cifar10_quick 2 tuning seeds, of .5 1 1.5
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale, "v1")
+    return config.at_scale(scale, "v1", only=tuple(WIDTHS))
 
 
 def sweep(cfg):

@@ -29,7 +29,7 @@ def get_config(scale="digits"):
 
 def regularizations(cfg):
     """Name -> overrides."""
-    moved = {"data.randaugment": (2, 9)} if cfg.scale == "imagenet" else {"data.shift": 3 * cfg.data.shift}
+    moved = {"data.randaugment": (2, 9)} if cfg.data.size else {"data.shift": 3 * cfg.data.shift}
     return {
         "label_smoothing": {"train.label_smoothing": 0.1},
         "moved": moved,

@@ -30,7 +30,7 @@ TUNED_LR = {  # by --mode tune, 4 tuning seeds
 
 
 def get_config(scale="digits"):
-    cfg = config.at_scale(scale)
+    cfg = config.at_scale(scale, only=tuple(V1))
     cfg.analysis = True  # dead filters
     return cfg
 

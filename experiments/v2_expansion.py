@@ -32,7 +32,7 @@ TUNED_LR: dict[str, dict[str, float]] = {}
 
 
 def get_config(scale="digits"):
-    cfg = config.at_scale(scale)
+    cfg = config.at_scale(scale, only=tuple(WIDTHS))
     if scale == "imagenet":
         cfg.model.divisor = 1  # multiples of 8 do not come within 2 %
     else:

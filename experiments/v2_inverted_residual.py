@@ -34,7 +34,7 @@ TUNED_LR = {  # by --mode tune, 4 tuning seeds
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale)
+    return config.at_scale(scale, only=tuple(WIDTHS))
 
 
 def sweep(cfg):

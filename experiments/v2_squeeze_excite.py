@@ -43,7 +43,7 @@ blocks = {"squeeze_excite": SqueezeExciteResidual}
 
 
 def get_config(scale="digits"):
-    return config.at_scale(scale)
+    return config.at_scale(scale, only=tuple(WIDTHS))
 
 
 def sweep(cfg):

@@ -98,6 +98,15 @@ def _count(cfg: Any, code: Code, parts: "Parts") -> tuple[str, dict[str, float]]
     return weights.fingerprint_of_shapes(total.shapes), of_image
 
 
+def fit_to_data(cfg: Any, code: Code) -> None:
+    """Sets the numbers of classes and channels that the config leaves to the data, as 0."""
+    model = cfg.model
+    if not (model.num_classes and model.in_channels):
+        dataset = planned_dataset(cfg, code)
+        model.num_classes = model.num_classes or dataset.classes
+        model.in_channels = model.in_channels or dataset.shape[-1]
+
+
 def planned_dataset(cfg: Any, code: Code) -> "Dataset":
     """The data set of a config, of which a plan needs no image."""
     from mnet_jax.data import load

@@ -2,7 +2,7 @@
 
 import math
 
-from mnet_jax.stats import Difference, Estimate
+from mnet_jax.stats import FEWEST, Difference, Estimate
 from mnet_jax.tasks.base import Metric
 
 
@@ -23,9 +23,9 @@ def quantity(count: float) -> str:
 
 
 def interval(metric: Metric, value: Estimate | Difference, sign: bool = False) -> str:
-    """`mean [low, high]`, the interval left out where there is none."""
+    """`mean [low, high]`, without the interval where there is none and of fewer than `stats.FEWEST` values."""
     mean, low, high = (number(metric, x, sign) for x in (value.mean, value.low, value.high))
-    return mean if math.isnan(value.low) else f"{mean} [{low}, {high}]"
+    return mean if math.isnan(value.low) or value.n < FEWEST else f"{mean} [{low}, {high}]"
 
 
 def with_difference_unit(metric: Metric, difference: str) -> str:

@@ -1,5 +1,6 @@
 """The Python API: plan, train and report experiments, as the command line does."""
 
+import collections
 import contextlib
 import functools
 import glob
@@ -9,12 +10,13 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnet_jax import bucket, experiment, results, workers
+from mnet_jax import bucket, config, experiment, progress, results, runtime, workers
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import Experiment
 from mnet_jax.results import Sweep
@@ -99,6 +101,52 @@ def plan(
     return plans
 
 
+def check(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> None:
+    """Raises the UserError of a wrong file, scale or field before JAX is imported; `plan` finds whatever else is wrong.
+
+    The arguments are those of `plan`.
+    """
+    from mnet_jax import sweep
+
+    found = [pair for pattern in files for pair in find(str(pattern))]
+    for path, scale in found:
+        loaded = experiment.load(path)
+        if len(found) == 1 or _config_at(loaded, scale):
+            sweep.overridden_config(loaded, scale, overrides or {})
+
+
+def _config_at(loaded: Experiment, scale: str) -> Any:
+    """The experiment's config at this scale; None where it does not take it."""
+    from mnet_jax import sweep
+
+    try:
+        return sweep.overridden_config(loaded, scale, {})
+    except UserError:
+        return None
+
+
+RUN_MINUTES = {"digits": 0.16, "cifar10_quick": 0.5, "cifar10": 6.7}
+"""Minutes that one core takes for a run of a scale's MobileNetV2, where that was measured."""
+
+
+def listing(files: Sequence[str | Path]) -> str:
+    """The experiment files with the scales that each takes, its runs there, and about how long these cores take."""
+    from mnet_jax import sweep
+
+    cores, lines = len(workers.cores()), []
+    for path in dict.fromkeys(path for pattern in files for path, _ in find(str(pattern))):
+        loaded = experiment.load(path)
+        lines.append(f"{path}\n    {loaded.doc.splitlines()[0]}")
+        for scale in dict.fromkeys(scale for scales in config.TASK_SCALES.values() for scale in scales):
+            if cfg := _config_at(loaded, scale):
+                runs, each = sweep.runs(loaded, scale), RUN_MINUTES.get(scale)
+                took = "minutes: --mode plan"
+                if each and loaded.code.task_of(cfg).trains:
+                    took = f"about {max(1, round(runs * each / cores))} minutes on {cores} cores"
+                lines.append(f"    {scale:<14} {runs:>5} runs, {took}")
+    return "\n".join(lines)
+
+
 def minutes(plans: Sequence[Plan], processes: int | None = None) -> str:
     """How long each plan will take on this machine, in words; some steps of its programs are run to find out."""
     from mnet_jax import estimate
@@ -152,6 +200,7 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
 def _train(plans: Sequence[Plan], processes: int | None, out: Path | None) -> int:
     from mnet_jax import sharding, sweep
 
+    begin = time.monotonic()
     while True:
         plans = sharding.on_first(functools.partial(_written, plans)) or plans
         for plan in plans:
@@ -162,6 +211,8 @@ def _train(plans: Sequence[Plan], processes: int | None, out: Path | None) -> in
         if not sharding.broadcast_from_first(more):
             break
     reported = sharding.on_first(functools.partial(_reported, plans, failures, out))
+    if sharding.is_first():
+        logging.info("all of it took %s", progress.clock(time.monotonic() - begin))
     return sharding.broadcast_from_first(status if reported is None else reported)
 
 
@@ -197,7 +248,7 @@ def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, l
     """In this process or in one for each core; returns the exit status and a line for each worker that failed."""
     import jax
 
-    from mnet_jax import jobs, progress, sharding, worker
+    from mnet_jax import jobs, sharding, worker
 
     if not sharding.is_first():
         return worker.work([plan.workdir for plan in plans]), []
@@ -206,11 +257,22 @@ def _train_missing(plans: Sequence[Plan], processes: int | None) -> tuple[int, l
     pins = worker_pins(processes, sum(left.values()))
     if not left and not several:
         return 0, []
+    logging.info("%s", _device(pins))
     with progress.shown({plan.workdir: plan.sweep for plan in plans}):
         if len(pins) > 1:
             hang_seconds = max(plan.sweep.config["train.hang_seconds"] for plan in plans)
             return workers.run(list(left), pins, hang_seconds)
         return worker.work([plan.workdir for plan in plans] if several else list(left)), []
+
+
+def _device(pins: Sequence[int]) -> str:
+    """What trains, and a hint where an accelerator is there that JAX cannot use."""
+    import jax
+
+    kinds = collections.Counter(device.device_kind for device in jax.devices())
+    devices = " and ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    where = f"{len(pins)} worker processes" if len(pins) > 1 else "this process"
+    return " ".join(filter(None, [f"training on {devices}, in {where}", runtime.accelerator_hint()]))
 
 
 def worker_pins(processes: int | None, jobs: int) -> list[int]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import mnet_jax
 from mnet_jax import config, laboratory, runtime, status
 from mnet_jax.errors import UserError
 
@@ -92,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
         f"{laboratory.VIRTUAL_DEVICES} virtual ones and extrapolated beyond",
     )
     flags.add_argument("--bandwidth", type=float, default=0.0, metavar="GB/S", help="of each device, for --devices")
+    flags.add_argument(
+        "--list",
+        action="store_true",
+        help="print the experiment files of --config, default experiments/*.py, with scales, runs and rough minutes",
+    )
+    flags.add_argument("--version", action="version", version=f"mnet_jax {mnet_jax.__version__}")
     flags.add_argument("--config.KEY", metavar="VALUE", dest="_", help="overrides a field, such as --config.seeds=3")
     return flags
 
@@ -121,7 +128,7 @@ def _check(flags: argparse.Namespace) -> None:
     reads_only = flags.mode in ("report", "status")
     if reads_only and not flags.workdir:
         raise UserError(f"--mode {flags.mode} needs --workdir (one or several, or a glob)")
-    if not reads_only and not flags.config:
+    if not (reads_only or flags.config or flags.list):
         raise UserError("--config experiments/NAME.py[:SCALE] is missing; --help shows examples")
     if flags.readme and flags.mode != "report":
         raise UserError(f"--readme with --mode {flags.mode}; allowed: with --mode report")
@@ -143,6 +150,9 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit status."""
     flags, overrides = parse(arguments)
     runtime.start_logging()
+    if flags.list:
+        print(laboratory.listing(flags.config or ["experiments/*.py"]))
+        return 0
     workdirs = list(dict.fromkeys(folder for name in flags.workdir for folder in _folders(name)))
     if flags.mode == "status":
         for workdir in workdirs:
@@ -152,6 +162,7 @@ def main(arguments: Sequence[str]) -> int:
         summaries = laboratory.report(workdirs, flags.out, flags.readme)
         return int(len(summaries) < sum((workdir / "sweep.json").exists() for workdir in workdirs))
 
+    laboratory.check(flags.config, overrides)
     if flags.devices is not None:
         laboratory.virtual_devices(flags.devices)
     runtime.start()
@@ -177,6 +188,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command line of this process, and ends it: the console script `mnet-jax`."""
     with runtime.exit_status():
         sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

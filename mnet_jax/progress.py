@@ -21,7 +21,7 @@ def shown(plans: Mapping[Path, Sweep]) -> Iterator[None]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     console, done = Console(stderr=True), threading.Event()
-    state = _Progress(plans)
+    state = Reader(plans)
     if console.is_terminal:
         name, facts = TextColumn("{task.description}"), TextColumn("{task.percentage:3.0f}%  {task.fields[facts]}")
         with Progress(name, BarColumn(bar_width=12), facts, console=console, transient=True) as bar:
@@ -58,11 +58,12 @@ def _every(seconds: float, action: Callable[[], None], done: threading.Event) ->
         thread.join()
 
 
-class _Progress:
+class Reader:
     """How far sweeps are, read from their workdirs; shares and times go by multiply-adds, in which arms differ."""
 
     def __init__(self, plans: Mapping[Path, Sweep]):
         self.plans = plans
+        self.began, self.moved = time.monotonic(), False
         self.history: list[tuple[float, float, float]] = []
 
     def read(self) -> tuple[float, str, str, str]:
@@ -90,9 +91,18 @@ class _Progress:
         self.history = [past for past in self.history if now - past[0] < 60] + [(now, images, work)]
         then, images_then, work_then = self.history[0]
         facts = f"{finished} of {sum(len(plan.runs) for plan in self.plans.values())} runs"
+        passed = clock(now - self.began)
+        self.moved |= work > work_then
+        facts += f", {passed} passed" if self.moved else f", starting and compiling for {passed}"
         if work > work_then:
             if images > images_then:
                 facts += f", {(images - images_then) / (now - then):,.0f} images/s"
-            left = int((total - work) * (now - then) / (work - work_then))
-            facts += f", {left // 60}:{left % 60:02d} left"
+            facts += f", {clock((total - work) * (now - then) / (work - work_then))} left"
         return work / total, name or "done", facts, "".join(f"\n    {line}" for line in at)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 3:25:45."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

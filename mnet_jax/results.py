@@ -9,7 +9,7 @@ A workdir holds::
     runs/linear-s0/lock            locked (flock) by the process that trains this run
     runs/linear-s0/result.json     the row of a finished run
     runs/linear-s0/metrics.jsonl   one line an evaluation or epoch
-    runs/linear-s0/arrays.npz      arrays that figures need, where a task returns any
+    runs/linear-s0/arrays.npz      arrays that figures need; "image/NAME" is what the task keeps of each held-out image
     runs/linear-s0/weights.safetensors
     latency.json                   of the arms, where `python -m mnet_jax.bench --config` measured it
     report.md, report.html, figures/ (SVG, PDF), tables/ (CSV, LaTeX)
@@ -408,6 +408,10 @@ def read_progress(workdir: Path, job: str) -> dict[str, Any] | None:
     except (OSError, UserError):
         return None
     return progress if 0 <= progress["step"] <= progress["steps"] and progress["steps"] > 0 else None
+
+
+PER_IMAGE = "image/"
+"""What names of arrays begin with that have an entry for each held-out image (`mnet_jax.tasks.base.Task.per_image`)."""
 
 
 def write_arrays(workdir: Path, run: str, arrays: dict[str, np.ndarray]) -> None:

@@ -65,6 +65,18 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+ACCELERATORS = {"cuda": "/dev/nvidiactl", "tpu": "/dev/accel0"}
+"""Extra of this package -> a file that is there where its accelerator is."""
+
+
+def accelerator_hint() -> str:
+    """Which extra to install, where an accelerator is there and the package that JAX needs for it is not; else ""."""
+    if os.environ.get("JAX_PLATFORMS") or not on_cpu():
+        return ""
+    found = [extra for extra, path in ACCELERATORS.items() if Path(path).exists()]
+    return f"(an accelerator is there; to use it: pip install 'mnet_jax[{found[0]}]')" if found else ""
+
+
 def keep_memory() -> bool:
     """Makes glibc keep freed memory for the next allocation; False, and no change, with any other C library.
 

@@ -22,6 +22,9 @@ from mnet_jax.config.claims import Contrast
 ALPHA = 0.05
 POWER = 0.8
 
+FEWEST = 3
+"""Values of which an interval is shown: two are both seen, and their interval is some 13 times their distance wide."""
+
 BySeed = Mapping[int, float]
 """Seed -> value of one arm."""
 
@@ -71,7 +74,8 @@ class Verdict:
     `p`           of the decision that the data favour, see `verdicts`.
     `adjusted`    p after Holm's correction; nan where there was no test.
     `outcome`     "supported"; "contradicted", where the claim is the paper's, else "the opposite found"; "no difference
-                  found" ("no equivalence shown" where that is the claim) or "not enough runs yet".
+                  found" ("no equivalence shown" where that is the claim), "not enough runs yet" or, where no arm is
+                  better than guessing, "no evidence".
     `detectable`  the true value that this many seeds of this spread find with 80 % power, at the level that Holm's
                   correction leaves to each contrast of the family. Where equivalence is the claim: the margin that they
                   would show with that power, were there no difference. nan without a spread.
@@ -101,6 +105,11 @@ def estimate(values: Iterable[float], pilot: int = 0) -> Estimate:
         return Estimate(n, mean, 0.0, math.nan, math.nan, len(first) - 1)
     half = critical(len(first) - 1) * sd / math.sqrt(n)
     return Estimate(n, mean, sd, mean - half, mean + half, len(first) - 1)
+
+
+def within(value: Estimate, low: float, high: float) -> Estimate:
+    """The estimate with its interval cut to where its mean can lie; what is cut off has no part in the coverage."""
+    return replace(value, low=max(value.low, low), high=min(value.high, high))
 
 
 def log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

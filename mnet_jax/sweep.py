@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet_jax import config, jobs, results, stats, tuning
-from mnet_jax.arm_cost import with_costs
+from mnet_jax.arm_cost import fit_to_data, with_costs
 from mnet_jax.arms import arm_config, arms_of, at_rate, tuning_grid, with_needs, with_same_lr
 from mnet_jax.config import claims
 from mnet_jax.errors import UserError
@@ -37,15 +37,9 @@ def plan(
     not. Raises UserError for whatever is wrong in the experiment file, a sweep row or an override of the command line.
     """
     where = f"{experiment.name}:{scale}"
-    base = base_config(experiment, scale)
-    if "scale" in overrides:
-        raise UserError(f"command line: the scale is part of --config: {experiment.path}:{overrides['scale']}")
+    base = overridden_config(experiment, scale, overrides)
+    fit_to_data(base, experiment.code)
     known = config.fields_of(str(experiment.path))
-    if unknown := sorted(set(overrides) - set(known)):
-        raise UserError(f"command line: no such field {unknown[0]!r}{nearest(unknown[0], known)}")
-    config.override(base, overrides, "command line")
-    config.check(base, where)
-
     arms = arms_of(experiment, base, overrides, where)
     task = experiment.code.task_of(base)
     metrics = _metrics(task, base)
@@ -84,6 +78,26 @@ def plan(
         jobs=_jobs(arms, programs, seeds, base.runs_per_job),
         code=experiment.fingerprint,
     )
+
+
+def overridden_config(experiment: Experiment, scale: str, overrides: Mapping[str, str]) -> Any:
+    """The base config with the overrides of the command line, checked, without JAX; UserError for what is wrong."""
+    base = base_config(experiment, scale)
+    if "scale" in overrides:
+        raise UserError(f"command line: the scale is part of --config: {experiment.path}:{overrides['scale']}")
+    known = config.fields_of(str(experiment.path))
+    if unknown := sorted(set(overrides) - set(known)):
+        raise UserError(f"command line: no such field {unknown[0]!r}{nearest(unknown[0], known)}")
+    config.override(base, overrides, "command line")
+    config.check(base, f"{experiment.name}:{scale}")
+    return base
+
+
+def runs(experiment: Experiment, scale: str) -> int:
+    """How many runs a sweep has; nothing is counted or compiled. Raises UserError as `plan` does."""
+    where, base = f"{experiment.name}:{scale}", overridden_config(experiment, scale, {})
+    arms = arms_of(experiment, base, {}, where)
+    return base.seeds * len(with_same_lr(arms, where) if experiment.code.task_of(base).trains else arms)
 
 
 def base_config(experiment: Experiment, scale: str) -> Any:

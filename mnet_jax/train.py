@@ -113,6 +113,7 @@ class Training:
             self.state = self.program.init(self.seeds_S)
         self.done, self.corrupt, self.saved = 0, 0, time.monotonic()
         self.totals: dict[str, np.ndarray] = {}
+        self.kept: list[dict[str, np.ndarray]] = [{} for _ in seeds]
         self.diverged_at = np.full(len(seeds), -1)
         self.folder = results.job_dir(workdir, job.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
@@ -238,7 +239,7 @@ class Training:
                     self.logs[run.name].append(line)
 
     def _evaluate(self) -> list[Mapping[str, float]]:
-        """The task's scores of every run on its held-out images."""
+        """The task's scores of every run on its held-out images; what is kept of each image stays in `kept`."""
         sums, kept = [], []
         for batches in self.feed.held_out():
             sums_S, kept_SNB = self.program.evaluate(self.state, self.traced, self.feed.dataset, batches)
@@ -246,14 +247,11 @@ class Training:
             if kept_SNB:
                 kept.append(sharding.fetch({**kept_SNB, MASK: batches["mask"]}))
         totals_S = jax.tree.map(lambda *sum_S: sum(np.asarray(part, np.float64) for part in sum_S), *sums)
+        self.kept = [_in_order(kept, number) for number in range(len(self.cfgs))]
         assert self.task.score
         return [
-            self.task.score(
-                {name: total_S[number] for name, total_S in totals_S.items()},
-                _in_order(kept, number),
-                self.cfgs[number],
-            )
-            for number in range(len(self.cfgs))
+            self.task.score({name: total_S[number] for name, total_S in totals_S.items()}, kept_N, cfg)
+            for number, (kept_N, cfg) in enumerate(zip(self.kept, self.cfgs, strict=True))
         ]
 
     def save(self, wait: bool = False) -> None:
@@ -301,9 +299,13 @@ class Training:
                 log.close()
             line = log.lines[-1]
             metrics = {metric.name: line[metric.name] for metric in self.plan.metrics if metric.name in line}
+            arrays = {f"{results.PER_IMAGE}{name}": array_N for name, array_N in self.kept[number].items()}
             if analyzed and diverged_at < 0:
                 with self.clock.spent("evaluation"):
-                    metrics |= self._analyze(number, own, _of_run(initial, number))
+                    measured, inside = self._analyze(number, own, _of_run(initial, number))
+                    metrics, arrays = metrics | measured, arrays | inside
+            if arrays:
+                results.write_arrays(self.workdir, run.name, arrays)
             row = provenance.describe(self.plan, self.job, run)
             row["device"]["depthwise"] = self.depthwise
             row |= {
@@ -325,9 +327,9 @@ class Training:
         seconds = self.clock.seconds
         spent = seconds["data"] + seconds["steps"]
         waited = 100 * seconds["data"] / spent
-        logging.info(
-            "%s: %d steps in %.1f s, %.1f %% of them waiting for data", self.job.name, self.done, spent, waited
-        )
+        if sharding.is_first():
+            words = "%s: %d steps in %.1f s, %.1f %% of them waiting for data"
+            logging.info(words, self.job.name, self.done, spent, waited)
         self.checkpoints.close(delete=bool((self.diverged_at < 0).any()))
         if sharding.is_first():
             (self.folder / "progress.json").unlink(missing_ok=True)
@@ -347,10 +349,12 @@ class Training:
             "input_shape": [*arm_cost.image_size(self.cfg, self.dataset), self.dataset.shape[-1]],
         }
 
-    def _analyze(self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]) -> dict[str, float]:
-        """Measures what the network of a run does inside: the arrays go to disk, the scalars are returned."""
+    def _analyze(
+        self, number: int, trained: tuple[Any, Any], initial: tuple[Any, Any]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """What the network of a run does inside: scalars and arrays of `analysis.measure`."""
         images_NHWC, test = self.dataset.in_memory(), self.feed.splits[number].test
-        metrics, arrays = analysis.measure(
+        return analysis.measure(
             self.cfgs[number],
             self.dataset.mean,
             self.dataset.std,
@@ -358,8 +362,6 @@ class Training:
             initial,
             analysis.batches(images_NHWC, test, self.cfg.train.batch_size),
         )
-        results.write_arrays(self.workdir, self.job.runs[number].name, arrays)
-        return metrics
 
     def _write_progress(self) -> None:
         if sharding.is_first():

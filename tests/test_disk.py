@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnet_jax import arm_cost, config, experiment
 from mnet_jax.data import disk, load, prepare
 from mnet_jax.data.dataset import Dataset
 from mnet_jax.errors import UserError
@@ -244,3 +245,60 @@ def test_only_a_data_set_in_a_folder_needs_a_home_directory(tmp_path: Path, monk
     monkeypatch.setenv("MNET_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"cifar-10-binary\.tar\.gz, which does not exist"):
         load.from_name("cifar10")
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A folder of two classes without splits."""
+    for folder, count in {"cat": 10, "dog": 3}.items():
+        for number in range(count):
+            write_image(tmp_path / "pets" / folder / f"{number}.png", 10 * number + len(folder))
+    (tmp_path / "pets" / "notes.txt").touch()
+    return tmp_path / "pets"
+
+
+def test_a_flat_folder_is_split_by_a_share_of_each_class(flat: Path):
+    prepare.main(["pets", "--data_dir", str(flat.parent), "--holdout", "0.2"])
+    dataset = start(flat.parent / "pets")
+    assert dataset.class_names == ("cat", "dog")
+    assert np.bincount(dataset.labels_N[dataset.test_indices]).tolist() == [2, 1]
+    assert np.bincount(dataset.labels_N[dataset.train_indices]).tolist() == [8, 2]
+    names = {
+        part: {path.relative_to(flat / part) for path in (flat / part).rglob("*.png")} for part in ("train", "test")
+    }
+    assert not names["train"] & names["test"]
+    originals = {path.relative_to(flat): path.stat().st_ino for path in flat.glob("[cd]*/*.png")}
+    assert names["train"] | names["test"] == originals.keys(), "the files of CLASS/* stay"
+    assert (flat / "train" / min(names["train"])).stat().st_ino == originals[min(names["train"])], "no second copy"
+    with pytest.raises(UserError, match=r"train is there already; allowed: a folder without it"):
+        prepare.main(["pets", "--data_dir", str(flat.parent), "--holdout", "0.5"])
+
+
+def test_the_same_images_are_held_out_wherever_the_folder_lies(flat: Path, tmp_path: Path):
+    shutil.copytree(flat, tmp_path / "elsewhere")
+    held = []
+    for folder in (flat, tmp_path / "elsewhere"):
+        prepare.split_folder(folder, 0.3)
+        held.append(sorted(path.relative_to(folder) for path in (folder / "test").rglob("*.png")))
+    assert held[0] == held[1]
+
+
+def test_a_flat_folder_is_told_from_a_data_set_that_is_not_there(flat: Path):
+    for use in (load.from_name, prepare.prepare):
+        with pytest.raises(UserError, match=r"pets holds images as CLASS/\*.*--holdout 0\.2"):
+            use("pets", flat.parent)
+    (flat / "dog" / "1.png").unlink()
+    (flat / "dog" / "2.png").unlink()
+    with pytest.raises(UserError, match="fewer than two images in dog"):
+        prepare.split_folder(flat, 0.2)
+
+
+def test_a_plan_takes_classes_and_channels_from_the_data_and_misses_packages(photos: Path, monkeypatch):
+    measured(photos)
+    cfg = config.at_scale("photos")
+    cfg.data.dir = str(photos.parent)
+    arm_cost.fit_to_data(cfg, experiment.Code())
+    assert (cfg.model.num_classes, cfg.model.in_channels) == (2, 3)
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"data\.size=96 needs Grain and OpenCV: pip install 'mnet_jax\[data\]'"):
+        load.metadata(cfg.data)

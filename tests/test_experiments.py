@@ -31,6 +31,7 @@ def no_data(monkeypatch):
     planned = {
         "fashion_mnist": datasets.Planned((28, 28, 1), 60_000, 10_000, 10),
         "cifar10": datasets.Planned((32, 32, 3), 50_000, 10_000, 10),
+        "photos": datasets.Planned((0, 0, 3), 1000, 200, 5),
         "bccd": datasets.Planned((160, 160, 3), 292, 72, 4, boxes=30),
     }
     for name, known in planned.items():
@@ -41,7 +42,7 @@ def no_data(monkeypatch):
     datasets._zeros.cache_clear()
 
 
-LARGE = ("imagenet", "bccd", "voc", "coco")
+LARGE = ("imagenet", "photos", "bccd", "voc", "coco")
 
 MASKS = {"v2_deeplab", "v2_segmentation_bottleneck"}
 """Experiments at whose scale "voc" nothing is counted without VOC's files."""

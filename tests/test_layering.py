@@ -39,6 +39,7 @@ LOOP = (
 DOORS = (
     ("analysis.__main__", "laboratory"),
     ("bench", "main"),
+    ("__main__",),
 )
 FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
 """From the bottom to the top. A room imports rooms of lower floors; those of one floor do not know one another."""
@@ -68,7 +69,7 @@ UPWARD = {
     ("models", "trained"),
     ("tasks.base", "data"),
     *(("tasks.base", room) for room in ("models", "results", "stats")),
-    ("tasks.classification", "data"),
+    *(("tasks.classification", room) for room in ("arms", "data", "experiment", "figures", "results", "stats")),
     *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
     *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
     *(("tasks.detection", room) for room in ("models", "results", "stats", "trained")),

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from tiny import EXPERIMENT, write
 
-from mnet_jax import main, results
+import mnet_jax
+from mnet_jax import config, main, progress, results, runtime
+from mnet_jax.config import claims
 
 ENVIRONMENT = dict(os.environ)
 
@@ -199,6 +201,61 @@ def test_help_is_quick_to_import_and_names_every_field(capsys):
     code = "import sys, mnet_jax.main; print({'jax', 'scipy', 'matplotlib'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "set()\n"
+
+
+WITHOUT_JAX = """
+import sys
+sys.modules["jax"] = None
+from mnet_jax import main
+from mnet_jax.errors import UserError
+try:
+    print(main.main(sys.argv[1:]))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "tiny.py", "--config.model.widht=1"], "no such field 'model.widht'"),
+        (["--config", "tiny.py:digit"], "no scale 'digit'; did you mean 'digits'?"),
+        (["--config", "tyni.py"], "no experiment file tyni.py; did you mean 'tiny.py'?"),
+        (["--list", "--config", "tiny.py"], "    digits             4 runs, about "),
+        (["--version"], f"mnet_jax {mnet_jax.__version__}"),
+    ],
+)
+def test_words_are_checked_before_jax_is_imported(tmp_path, arguments, message):
+    write(tmp_path)
+    command = [sys.executable, "-c", WITHOUT_JAX, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=True)
+    assert message in done.stdout
+
+
+def test_a_hint_names_the_extra_of_an_accelerator_that_jax_cannot_use(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(runtime, "ACCELERATORS", {"cuda": str(tmp_path / "gpu")})
+    monkeypatch.setattr(runtime, "on_cpu", lambda: True)
+    assert runtime.accelerator_hint() == ""
+    (tmp_path / "gpu").touch()
+    assert runtime.accelerator_hint().endswith("pip install 'mnet_jax[cuda]')")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert runtime.accelerator_hint() == "", "the user has chosen the CPU"
+
+
+def test_progress_says_that_programs_are_compiled_until_the_first_steps_are_done(tmp_path):
+    run = results.Run("a-s0", "a", 0)
+    arm = results.Arm("a", {}, 0.1, cost={"madds": 1e6, "params": 10.0, "images": 100.0})
+    job = results.Job.of("1234", (run,))
+    metrics = (config.Metric("accuracy", "accuracy", "%"),)
+    plan = results.Sweep("e", "digits", "train", "", "", {}, claims.Claim(), metrics, (arm,), (job,))
+    state = progress.Reader({tmp_path: plan})
+    assert state.read()[2] == "0 of 1 runs, starting and compiling for 0:00"
+    results.write_progress(tmp_path, job, 5, 10)
+    facts = state.read()[2]
+    assert "compiling" not in facts
+    assert facts.endswith(" left")
+    assert [progress.clock(seconds) for seconds in (7.9, 754, 12345)] == ["0:07", "12:34", "3:25:45"]
 
 
 def test_overrides_are_split_from_flags():

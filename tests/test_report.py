@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 from mnet_jax import config, figures, formatting, laboratory, locks, report, results, stats
 from mnet_jax.config import claims
 from mnet_jax.figures import ablation
-from mnet_jax.report import drawing, index, sentences, tables
+from mnet_jax.report import drawing, index, kept, sentences, tables
 from mnet_jax.results import Arm, Job, Run, Sweep
 from mnet_jax.tasks.base import Metric
 
@@ -841,15 +841,15 @@ def test_shares_of_channels_are_percentages_in_a_table_of_their_own(tmp_path):
 
 
 def test_latencies_stand_beside_the_costs(tmp_path):
-    """As multiples of the first arm's medians; arms that were not measured have none."""
+    """In milliseconds and as multiples of the first arm's medians; arms that were not measured have none."""
     write_workdir(tmp_path, make_sweep(*THREE, seeds=range(2)))
     assert not any("ms /" in column for column in tables.main_tables(report.summarize(tmp_path))[0].header)
     results.write_latencies(tmp_path, {"linear": [0.002, 0.001, 0.009], "relu6": [0.003, 0.003, 0.001]})
     summary = report.summarize(tmp_path)
     assert [arm.latency_ms for arm in summary.arms[:2]] == [2.0, 3.0]
     table = tables.main_tables(summary)[0]
-    assert table.header[-1] == "ms / linear's"
-    assert [row[-1] for row in table.rows[:3]] == ["1.00", "1.50", "–"]
+    assert table.header[-2:] == ("ms / image", "times linear's")
+    assert [row[-2:] for row in table.rows[:3]] == [("2.00", "1.00"), ("3.00", "1.50"), ("–", "–")]
     cost = next(picture.svg for picture in report.draw(tmp_path, summary) if picture.title == "What it costs")
     assert "ms an image" in cost
 
@@ -1003,6 +1003,47 @@ def test_links_of_the_index_lead_to_the_folder_whatever_its_name(tmp_path, name)
     assert unquote(parts.path) == f"./{name}/report.html"
 
 
+def test_the_best_arm_of_a_latency_budget_is_one_that_no_faster_arm_exceeds(tmp_path):
+    accuracies = {"linear": 0.95, "relu6": 0.97, "relu": 0.96}
+    metrics = lambda run: {"accuracy": accuracies[run.arm], "nll": 0.1}  # noqa: E731
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
+    results.write_latencies(tmp_path, {"linear": [0.001], "relu": [0.003], "relu6": [0.002]})
+    (table,) = tables.more_tables(report.summarize(tmp_path))
+    assert table.title == "Best arm within a latency budget"
+    assert table.rows == (("1.00 to 2.00", "linear", "95.00"), ("2.00 on", "relu6", "97.00"))
+
+
+def test_runs_that_guess_are_no_evidence(tmp_path):
+    """Where no arm is better than guessing, no difference is claimed; an NLL above guessing's is named anyway."""
+    plan = make_sweep(*THREE[:2], seeds=range(4))
+    guess = lambda run: {"accuracy": 0.099 + 0.001 * run.seed, "nll": 8.6 + 0.1 * run.seed}  # noqa: E731
+    write_workdir(tmp_path / "guessing", plan, metrics=guess)
+    summary, text, *_ = rendered(tmp_path / "guessing")
+    (verdict,) = summary.verdicts
+    assert verdict.outcome == "no evidence"
+    assert math.isnan(verdict.adjusted)
+    assert "NO EVIDENCE: no arm is better than guessing in accuracy." in " ".join(text.replace("│", "").split())
+    assert "would find" not in text
+    first, second = summary.warnings
+    assert first.startswith("no arm is better than guessing, whose accuracy is 10.00 %")
+    assert second == "NLL worse than guessing, which has 2.303: linear (8.750), relu6 (8.750)"
+    learns = lambda run: guess(run) | ({"accuracy": 0.5 + 0.01 * run.seed} if run.arm == "linear" else {})  # noqa: E731
+    write_workdir(tmp_path / "learning", plan, metrics=learns)
+    summary = report.summarize(tmp_path / "learning")
+    assert summary.verdicts[0].outcome == "supported"
+    assert len(summary.warnings) == 1
+
+
+def test_what_every_arm_changes_and_what_the_base_config_changes_is_said(tmp_path):
+    plain = replace(THREE[1], name="plain", overrides={"optim.lr": 0.6})
+    config = CONFIG | {"model.project_act": "silu", "optim.lr": 0.2}
+    write_workdir(tmp_path, make_sweep(THREE[0], plain, config=config, claim={}, seeds=range(2)))
+    facts = sentences.provenance(report.summarize(tmp_path))
+    assert facts["arms"] == "linear: model.project_act=linear, optim.lr=0.6; plain: optim.lr=0.6"
+    assert "model.project_act silu" in facts["settings"], "an arm that does not set it has it"
+    assert "optim.lr" not in facts["settings"], "every arm sets it"
+
+
 def test_two_seeds_have_points_and_no_interval(tmp_path):
     for seeds in (2, 3):
         write_workdir(tmp_path / str(seeds), make_sweep(*THREE, seeds=range(seeds)))
@@ -1011,13 +1052,15 @@ def test_two_seeds_have_points_and_no_interval(tmp_path):
             bars = [path for axes in figure.figure.axes for lines in axes.collections for path in lines.get_paths()]
             visible = sum(len(path.vertices) > 0 and bool(np.isfinite(path.vertices).all()) for path in bars)
             assert bool(visible) == (seeds == 3), figure.title
+        assert ("[" in tables.main_tables(report.summarize(tmp_path / str(seeds)))[0].rows[0][2]) == (seeds == 3)
 
 
 def test_axes_of_percentages_end_at_0_and_100(tmp_path):
     metrics = lambda run: {"accuracy": (1.0, 0.2, 0.9)[run.seed % 3], "nll": 0.1}  # noqa: E731
     write_workdir(tmp_path, make_sweep(*THREE, seeds=range(3)), metrics=metrics)
     drawn = {figure.title: figure.figure for figure in report.draw(tmp_path, report.summarize(tmp_path))}
-    assert report.summarize(tmp_path).arms[0].estimate(ACCURACY).high > 150
+    mean = report.summarize(tmp_path).arms[0].estimate(ACCURACY)
+    assert (mean.low, mean.high) == (0, 100), "the t-interval is wider"
     for limits in (drawn["What it costs"].axes[0].get_ylim(), drawn["Every run"].axes[0].get_xlim()):
         assert limits == (-2, 102)
     assert drawn["Learning curves"].axes[0].get_ylim()[1] <= 102
@@ -1034,6 +1077,18 @@ def test_lower_may_be_better_on_the_pareto_front():
         (line,) = (line for line in axes.lines if line.get_linestyle() == "--")
         fronts.append(np.asarray(line.get_ydata()).tolist())
     assert fronts == [[3.0, 2.0], [3.0, 5.0]]
+
+
+def test_figures_are_labelled_by_what_they_show(tmp_path):
+    write_workdir(tmp_path, make_sweep(*THREE, seeds=range(4)))
+    summary = report.summarize(tmp_path)
+    (tmp_path / "any.svg").write_text("<svg/>")
+    titles = ("Differences from linear", "Every run")
+    html = report.to_html(summary, [kept.KeptFigure(title, "", str(tmp_path / "any.svg")) for title in titles])
+    difference = formatting.interval(ACCURACY, summary.comparisons[0].differences["accuracy"], sign=True)
+    assert f'aria-label="Differences from linear: accuracy, points: relu6 {difference}; relu ' in html
+    mean = formatting.interval(ACCURACY, summary.arms[2].estimate(ACCURACY))
+    assert f'; relu {mean}"' in html.partition('aria-label="Every run: accuracy, %: linear ')[2]
 
 
 def test_headings_of_tables_say_what_they_are_of(tmp_path):

@@ -1,5 +1,7 @@
 """The loop: rows, resume to the same bits, divergence, several runs a job."""
 
+import shutil
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -8,6 +10,8 @@ from tiny import EXPERIMENT, finish, never, rows, write
 from mnet_jax import experiment, results, sweep, train, trained, worker
 from mnet_jax.data import builtin
 from mnet_jax.data.dataset import split
+from mnet_jax.errors import UserError
+from mnet_jax.tasks import classification
 
 
 def make(folder, text=EXPERIMENT, **overrides):
@@ -44,6 +48,53 @@ def test_rows_hold_what_a_reader_asks(unbroken):
     assert row["diverged_at"] is None
     assert row["device"]["platform"] == "cpu"
     assert row["device"]["depthwise"] == "shift"  # eight devices share the batch
+
+
+def test_what_a_run_answered_is_kept_and_drawn(unbroken):
+    folder, plan = unbroken
+    run = plan.runs[0]
+    arrays = results.read_arrays(folder, run.name)
+    label_N, predicted_N, confidence_N = (arrays[f"image/{name}"] for name in ("label", "predicted", "confidence"))
+    assert (label_N == predicted_N).mean() == pytest.approx(results.read_rows(folder, plan)[0]["metrics"]["accuracy"])
+    network = trained.load(results.run_dir(folder, run.name) / "weights.safetensors")
+    digits = builtin.digits()
+    images_NHWC = digits.in_memory()[split(digits, run.seed, 64).test[:32]]
+    predicted = network.predict(images_NHWC)
+    assert predicted["labels"].tolist() == predicted_N[:32].tolist()
+    assert confidence_N[:32] == pytest.approx(predicted["probabilities"].max(-1), rel=1e-4)
+    pictures = {title: figure for title, figure, _ in classification.TASK.pictures(folder, plan)}
+    assert list(pictures) == ["Classes", "Confusions", "Most confident mistakes"]
+    (axes,) = pictures["Confusions"].axes
+    shares_KK = np.asarray(axes.images[0].get_array())
+    assert shares_KK.sum(1) == pytest.approx(100)
+    assert shares_KK[3, 3] == pytest.approx(100 * np.mean(_answers_to(folder, plan, 3) == 3))
+    wrong = label_N != predicted_N
+    surest = np.argmax(np.where(wrong, confidence_N, 0))
+    words = f"{label_N[surest]} → {predicted_N[surest]}, {100 * confidence_N[surest]:.0f} %"
+    first = pictures["Most confident mistakes"].axes[0]
+    assert first.get_title() == words
+    test = split(digits, run.seed, 64).test
+    assert np.array_equal(np.asarray(first.images[0].get_array()), digits.image(int(test[surest])).squeeze())
+
+
+def test_answers_of_other_classes_or_images_are_refused(unbroken, tmp_path):
+    folder, plan = unbroken
+    shutil.copytree(folder, tmp_path / "copy")
+    arrays = results.read_arrays(folder, plan.runs[0].name)
+    for name, broken in {
+        "image/label": arrays["image/label"] + 1,
+        "image/predicted": arrays["image/predicted"][1:],
+        "image/confidence": np.zeros((2, 2)),
+    }.items():
+        results.write_arrays(tmp_path / "copy", plan.runs[0].name, {**arrays, name: broken})
+        with pytest.raises(UserError, match=r"linear-s0/arrays\.npz: the answers are not 10 classes'"):
+            list(classification.TASK.pictures(tmp_path / "copy", plan))
+
+
+def _answers_to(folder, plan, digit):
+    """What all runs of the first arm answered to images of a digit."""
+    kept = [results.read_arrays(folder, run.name) for run in plan.runs if run.arm == plan.arms[0].name]
+    return np.concatenate([arrays["image/predicted"][arrays["image/label"] == digit] for arrays in kept])
 
 
 def test_metrics_have_a_line_an_epoch_and_evaluations_when_due(unbroken):

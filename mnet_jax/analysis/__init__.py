@@ -30,9 +30,9 @@ METRICS = tuple(
         ("dead_bottleneck", "dead bottleneck channels"),
         ("dead_depthwise", "dead depthwise filters"),
         ("little_used_depthwise", "little-used depthwise filters"),
-        ("active_share", "positive expansion channels"),
-        ("active_sd", "sd of positive channels over pixels"),
-        ("above_threshold", "pixels at the threshold"),
+        ("active_share", "positive expansion channels of a pixel"),
+        ("active_sd", "sd over pixels of positive expansion channels"),
+        ("above_threshold", "pixels whose expansion can be inverted"),
     )
 )
 """Scalars of a row, each where the network has such layers.

@@ -127,17 +127,17 @@ MEASURES: Mapping[str, Callable[[Arrays], float]] = {
     "dead bottleneck channels": _pooled("dead_bottleneck"),
     "dead depthwise filters": _pooled("dead_depthwise"),
     "little-used depthwise filters": _pooled("little_used_depthwise"),
-    "filters of small folded norm": _pooled("small_folded"),
-    "filters of small raw norm": _pooled("small_raw"),
-    "active expansion channels": _of_width("active/mean", "active/channels"),
-    ".. at step 0": _of_width("initial/mean", "initial/channels"),
-    "their sd over pixels": _of_width("active/std", "active/channels"),
-    ".. at step 0 ": _of_width("initial/std", "initial/channels"),
-    "pixels at the threshold": lambda arrays: float(np.mean(arrays["active/above"])),
-    "participation rank": _of_width("rank/participation", "rank/channels"),
-    "entropy rank": _of_width("rank/entropy", "rank/channels"),
+    "depthwise filters of small norm, batch norm folded in": _pooled("small_folded"),
+    "depthwise filters of small norm": _pooled("small_raw"),
+    "positive expansion channels of a pixel": _of_width("active/mean", "active/channels"),
+    "positive expansion channels of a pixel, before training": _of_width("initial/mean", "initial/channels"),
+    "sd over pixels of positive expansion channels": _of_width("active/std", "active/channels"),
+    "sd over pixels of positive expansion channels, before training": _of_width("initial/std", "initial/channels"),
+    "pixels whose expansion can be inverted": lambda arrays: float(np.mean(arrays["active/above"])),
+    "participation rank of bottlenecks, of their channels": _of_width("rank/participation", "rank/channels"),
+    "entropy rank of bottlenecks, of their channels": _of_width("rank/entropy", "rank/channels"),
 }
-"""Rows of the table, all shares."""
+"""Rows of the table, all shares in percent."""
 
 PERCENT = Metric("share", "share", "%", 2)
 

@@ -99,6 +99,32 @@ def _cifar10(config: ConfigDict) -> None:
     )
 
 
+def _photos(config: ConfigDict) -> None:
+    """A folder of one's own photographs at 96x96 on a MobileNetV2 of width 0.35; classes are those of the folder.
+
+    With `train.init_from` the weights start from a file as far as they fit, which is fine-tuning.
+    """
+    _short_recipe(config)
+    override(
+        config,
+        {
+            "seeds": 5,
+            "model.width": 0.35,
+            "model.num_classes": 0,
+            "model.in_channels": 0,
+            "data.source": "photos",
+            "data.size": 96,
+            "data.area": (0.25, 1.0),
+            "data.flip": True,
+            "train.epochs": 30,
+            "train.batch_size": 32,
+            "train.eval_every": 5,
+            "train.init_match": "fitting",
+            "optim.lr": 0.1,
+        },
+    )
+
+
 def _imagenet(config: ConfigDict) -> None:
     """ImageNet as the papers trained: V2's section 6.1 and the released recipe are the defaults."""
     override(config, {"seeds": 3, "data.source": "imagenet2012", "data.size": 224, "data.flip": True})
@@ -314,6 +340,7 @@ SCALES: Mapping[str, Scale] = {
     "fashion_mnist": Scale(_fashion_mnist, "c13", "c8"),
     "cifar10_quick": Scale(_cifar10_quick, "c13", "c8"),
     "cifar10": Scale(_cifar10, "c13", "c17"),
+    "photos": Scale(_photos, "mobilenet_v1", "mobilenet_v2"),
     "imagenet": Scale(_imagenet, "mobilenet_v1", "mobilenet_v2"),
 }
 

@@ -10,7 +10,6 @@ from mnet_jax.tasks import TASKS
 SEEDS = Range(1, 9_999)
 """Below `TUNING_SEED`, so that reported and tuning seeds never meet."""
 
-CHANNELS = Range(1, MOST_CHANNELS)
 PIXELS = Range(0, MAX_RESOLUTION)
 PROCESSES = Range(0, 1024)
 
@@ -32,9 +31,12 @@ _COMMON: Mapping[str, Field] = {
     # The network; the papers' values.
     "model.name": Field("mobilenet_v2", "a row of models/specs.py, or of the zoo", (*NETWORKS, *ZOO)),
     "model.width": Field(1.0, "width multiplier alpha (V1 3.3)", Range(1e-3, 100)),
-    "model.in_channels": Field(3, "channels of the images", CHANNELS),
-    "model.num_classes": Field(1000, "outputs of the classifier", Range(2, MOST_CHANNELS)),
-    "model.blocks": Field((), "rows (t, c, n, s) for V2, (c, n, s) for V1; () = the named network's"),
+    "model.in_channels": Field(3, "channels of the images; 0 = those of the data", Range(0, MOST_CHANNELS)),
+    "model.num_classes": Field(1000, "outputs of the classifier; 0 = the classes of the data", Range(0, MOST_CHANNELS)),
+    "model.blocks": Field(
+        (),
+        "rows (t, c, n, s) for V2, (c, n, s) for V1, (kernel, expanded, c, squeeze, act, s) for V3; () = the network's",
+    ),
     "model.block": Field("", "name in an experiment's `blocks` of the class for all blocks of V1 or V2; '' = stock"),
     "model.stem": Field((), "(channels, stride) of the first convolution; () = the named network's"),
     "model.last": Field(

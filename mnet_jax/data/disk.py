@@ -169,6 +169,19 @@ class ImageFolder:
         return f"image {index} of split {split!r}, {self.path / self._files[split][index][0]}"
 
 
+def flat_classes(folder: Path) -> dict[str, list[Path]]:
+    """Class -> image files of a folder that holds CLASS/* without splits; {} where it holds no such images."""
+    if not folder.is_dir():
+        return {}
+    names = [name for name in _visible_folders(folder) if name not in SPLITS]
+    files = {name: sorted(path for path in (folder / name).glob("[!.]*") if _is_image(path)) for name in names}
+    return {name: found for name, found in files.items() if found}
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def _visible_folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.name[0] != "." and entry.is_dir())
 

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,13 +53,18 @@ def _seen(dataset: Dataset, data: Any) -> Dataset:
 
 
 def metadata(data: Any) -> Dataset:
-    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
+    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images.
+
+    Raises UserError as `from_name`, and where packages are missing that a training on these data needs.
+    """
     if data.source in GENERATED:
         return _seen(from_name(data.source, "", data.train_split, data.test_split), data)
     folder = data_dir(data.dir) / data.source
     in_folder = any(stands(folder) for stands, _ in READERS.values())
     if data.source in PLANNED and not in_folder and disk.find(folder, data.source) is None:
         return _zeros(data.source, Planned(*PLANNED[data.source]))
+    if data.size and importlib.util.find_spec("grain") is None:
+        raise UserError(f"data.size={data.size} needs Grain and OpenCV: pip install 'mnet_jax[data]'")
     if in_folder:
         return from_config(data)  # its images may have one size only once they are fitted into a square
     return _seen(from_name(data.source, data.dir, data.train_split, data.test_split), data)
@@ -166,6 +172,9 @@ def _load(
         return builtin.FROM_FOLDER[name](root / name)
     nearest = difflib.get_close_matches(name, (*GENERATED, *builtin.FROM_FOLDER), n=1)
     missing = f"{root / name} holds no train/; " if (root / name).is_dir() else ""
+    if disk.flat_classes(root / name):
+        command = f"{disk.prepare_command(name)} --data_dir {root} --holdout 0.2"
+        raise UserError(f"{root / name} holds images as CLASS/*, but no train/ and test/; `{command}` makes them")
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise UserError(
         f"data source {name!r} is not in {root}: {missing}{hint}prepare it with `{disk.prepare_command(name)} "

@@ -7,6 +7,7 @@ interrupted command to resume it.
 """
 
 import argparse
+import hashlib
 import io
 import os
 import shutil
@@ -22,7 +23,7 @@ from mnet_jax import config
 from mnet_jax.data import disk, load, transforms
 from mnet_jax.data.dataset import Dataset, Split, epoch_order
 from mnet_jax.errors import UserError
-from mnet_jax.flags import check_file, check_folder
+from mnet_jax.flags import check_file, check_folder, check_number
 
 AHEAD = 512
 """Images that threads work on at a time."""
@@ -42,11 +43,21 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--short_side", type=int, default=0, help="also store JPEGs of this short side, as NAME/short_N"
     )
+    parser.add_argument(
+        "--holdout",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of a folder NAME/CLASS/*: this share of each class becomes NAME/test, the rest NAME/train",
+    )
     parser.add_argument("--again", action="store_true", help="read every image again; rebuild what is corrupt")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw augmented examples into a picture")
     flags = parser.parse_args(arguments)
     if flags.short_side < 0:
         raise UserError(f"--short_side {flags.short_side}; allowed: pixels, or 0")
+    if flags.holdout:
+        check_number("--holdout", flags.holdout, 0.01, 0.9)
+        split_folder(load.data_dir(flags.data_dir) / flags.name, flags.holdout)
     if flags.preview:
         check_folder("--preview", flags.preview.parent)
         check_file("--preview", flags.preview, PREVIEWS)
@@ -79,6 +90,11 @@ def prepare(
         if isinstance(images, disk.ImageFolder):
             _measure(images)
         else:
+            if flat := disk.flat_classes(folder):
+                raise UserError(
+                    f"{folder} holds images as CLASS/* ({', '.join(list(flat)[:4])}), but no train/ and test/; "
+                    "--holdout 0.2 makes them, with a fifth of each class as test/"
+                )
             manual = manual_dir or (folder if folder.exists() else None)
             images = _install(root, name, lambda work: _build(name, work, manual))
     if short_side:
@@ -87,6 +103,41 @@ def prepare(
         if images is None or not _complete(images, again) or not _same_labels(large, images):
             images = _install(root, name, lambda work: _shrink(large, work, short_side))
     return load.from_disk(images)
+
+
+def split_folder(folder: Path, holdout: float) -> None:
+    """Makes `train/CLASS/*` and `test/CLASS/*` out of `CLASS/*`, by hard links, or copies where there are none.
+
+    Of each class the share `holdout` is held out, at least one image and at most all but one; which ones follows from
+    their names alone. The files of `CLASS/*` stay. Raises UserError where a split is there already, and where the
+    folder holds no classes of two images.
+    """
+    if there := [part for part in disk.SPLITS if (folder / part).exists()]:
+        raise UserError(f"--holdout {holdout:g}: {folder / there[0]} is there already; allowed: a folder without it")
+    classes = disk.flat_classes(folder)
+    small = [name for name, files in classes.items() if len(files) < 2]
+    if not classes or small:
+        came = f"fewer than two images in {', '.join(small)}" if small else "no folder with images"
+        raise UserError(f"--holdout {holdout:g}: {folder} holds {came}; allowed: two images or more in CLASS/*")
+    work = folder / ".splitting"
+    shutil.rmtree(work, ignore_errors=True)
+    for name, files in classes.items():
+        order = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest())
+        held = min(max(1, round(holdout * len(order))), len(order) - 1)
+        for part, chosen in (("test", order[:held]), ("train", order[held:])):
+            (work / part / name).mkdir(parents=True)
+            for file in chosen:
+                _link_or_copy(file, work / part / name / file.name)
+    for part in ("test", "train"):
+        (work / part).rename(folder / part)
+    work.rmdir()
+
+
+def _link_or_copy(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:  # a file system without hard links
+        shutil.copy2(file, place)
 
 
 def _has_original_files(name: str, root: Path) -> bool:

@@ -16,7 +16,7 @@ from mnet_jax.figures.ablation import (
 )
 from mnet_jax.figures.bench import benchmark
 from mnet_jax.figures.networks import Arrays, cost_by_depth, cost_shares, layer_profile, spiral, threshold_curve
-from mnet_jax.figures.samples import contact_sheet
+from mnet_jax.figures.samples import confusion, contact_sheet, gallery
 from mnet_jax.figures.style import GRID, INK, PALETTE, pdf, svg
 
 __all__ = [
@@ -31,10 +31,12 @@ __all__ = [
     "DifferenceRow",
     "Series",
     "benchmark",
+    "confusion",
     "contact_sheet",
     "cost_by_depth",
     "cost_shares",
     "forest",
+    "gallery",
     "grid",
     "layer_profile",
     "learning_curves",

@@ -16,11 +16,13 @@ from mnet_jax.figures.style import (
     GRAY,
     INK,
     MARKERS,
+    ON_DARK,
+    ON_LIGHT,
     PALETTE,
     WIDTH,
     cycle,
     drawn_interval,
-    half_width,
+    error_bar,
     legend,
     line_style,
     name_rows,
@@ -86,7 +88,7 @@ def learning_curves(panels: Sequence[CurvePanel]) -> "Figure":
     figure, row = subplots(WIDTH, 3.2, columns=len(panels))
     for axes, panel in zip(np.atleast_1d(row), panels, strict=True):
         for index, (arm, (x_T, y_ST)) in enumerate(panel.curves.items()):
-            means = [stats.estimate(column) for column in y_ST.T]
+            means = [stats.within(stats.estimate(column), *panel.metric.bounds) for column in y_ST.T]
             marker, style = "o" if len(x_T) < 12 else "", line_style(index)
             axes.plot(x_T, [e.mean for e in means], linewidth=1.6, marker=marker, markersize=3.5, label=arm, **style)
             if len(panel.curves) <= len(PALETTE):
@@ -131,7 +133,7 @@ def forest(rows: Sequence[DifferenceRow], label: str) -> "Figure":
         for (kind, (marker, color, face)), (difference, values, shift) in zip(kinds.items(), both, strict=False):
             dots = {"color": color, "alpha": 0.6, "markeredgewidth": 0, "markersize": 5}
             axes.plot(values, np.full(len(values), y + shift + 0.12), ".", **dots)
-            error = {"xerr": half_width(difference), "capsize": 3}
+            error = {"xerr": error_bar(difference), "capsize": 3}
             mark = {"fmt": marker, "color": color, "markerfacecolor": face, "markersize": 6}
             axes.errorbar(difference.mean, y + shift, label=kind, **error, **mark)
     for y, row in enumerate(rows):
@@ -206,7 +208,7 @@ def _draw_estimate(axes: "Axes", x: float, value: stats.Estimate, index: int, **
     axes.errorbar(
         x,
         value.mean,
-        yerr=half_width(value),
+        yerr=error_bar(value),
         fmt=cycle(MARKERS, index),
         color=PALETTE[index % len(PALETTE)],
         capsize=3,
@@ -288,10 +290,6 @@ def _draw_doublings(axes: "Axes", x: np.ndarray, intercept: float, slope: float)
     axes.text(0.98, 0.03, f"{slope:+.3g} a doubling", transform=axes.transAxes, **words)
 
 
-ON_DARK, ON_LIGHT = "#FEFEFE", "#101010"
-"""Letters on a colored ground, which a dark page must not turn."""
-
-
 def grid(cells: Mapping[tuple[Any, Any], stats.Estimate], x_label: str, y_label: str, metric: Metric) -> "Figure":
     """Two choices and what each pair of them gives: a heat map of means and intervals, and the same as lines over x."""
     xs, ys = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
@@ -301,7 +299,8 @@ def grid(cells: Mapping[tuple[Any, Any], stats.Estimate], x_label: str, y_label:
     image = top.imshow(means, cmap="viridis", aspect="auto")
     for (row, column), mean in np.ndenumerate(means):
         if np.isfinite(mean):
-            half = half_width(cells[xs[column], ys[row]])
+            low, high = drawn_interval(cells[xs[column], ys[row]])
+            half = max(mean - low, high - mean)
             spread = f"\n±{formatting.number(metric, half)}" if np.isfinite(half) else ""
             color = ON_LIGHT if image.norm(mean) > 0.55 else ON_DARK
             size = 9 if len(xs) < 7 else 7
@@ -336,7 +335,7 @@ def seeds(values: Mapping[str, tuple[stats.Estimate, Sequence[float]]], metric: 
     for y, (mean, by_seed) in enumerate(values.values()):
         heights = y + np.linspace(-0.25, 0.25, len(by_seed)) if len(by_seed) > 1 else [y]
         axes.plot(by_seed, heights, "o", color=PALETTE[0], alpha=0.6, markersize=4.5, markeredgewidth=0)
-        axes.errorbar(mean.mean, y, xerr=half_width(mean), fmt="|", color=INK, markersize=16, capsize=3)
+        axes.errorbar(mean.mean, y, xerr=error_bar(mean), fmt="|", color=INK, markersize=16, capsize=3)
         ends += [*by_seed, *drawn_interval(mean)]
     axes.set_xlim(*_limits(metric, np.nanmin(ends), np.nanmax(ends), 0.05))
     name_rows(axes, list(values))

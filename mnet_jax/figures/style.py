@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mnet_jax.stats import Difference, Estimate
+from mnet_jax.stats import FEWEST, Difference, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 INK, GRAY, GRID = "#1F2328", "#8C959F", "#E6E9EC"
+ON_DARK, ON_LIGHT = "#FEFEFE", "#101010"
+"""Letters on a colored ground, which a dark page must not turn."""
 WIDTH = 6.8  # inches
 STYLE = {
     "font.family": "sans-serif",
@@ -96,14 +98,15 @@ def line_style(index: int) -> dict[str, str]:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": cycle(LINES, index)}
 
 
-def half_width(value: Estimate | Difference) -> float:
-    """Half the 95 % t-interval as it is drawn; nan below three seeds, as that of two hides all that there is to see."""
-    return value.high - value.mean if value.n > 2 else math.nan
-
-
 def drawn_interval(value: Estimate | Difference) -> tuple[float, float]:
-    """The ends of the 95 % t-interval as it is drawn; nan below three seeds."""
-    return value.mean - half_width(value), value.mean + half_width(value)
+    """The ends of the 95 % t-interval as it is drawn; nan of fewer than `stats.FEWEST` values."""
+    return (value.low, value.high) if value.n >= FEWEST else (math.nan, math.nan)
+
+
+def error_bar(value: Estimate | Difference) -> list[list[float]]:
+    """How far the drawn interval reaches below and above the mean, as matplotlib's `errorbar` takes it."""
+    low, high = drawn_interval(value)
+    return [[value.mean - low], [high - value.mean]]
 
 
 def name_rows(axes: "Axes", names: Sequence[str]) -> None:

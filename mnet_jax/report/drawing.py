@@ -44,13 +44,16 @@ def draw(workdir: Path, summary: Summary) -> list[RenderedFigure]:
     if summary.tuning or not summary.done:
         return []
     task = TASKS.get(summary.sweep.config["task"])  # an experiment's own task is known where its file was loaded
+    of_task = [RenderedFigure(*figure) for figure in (task.pictures(workdir, summary.sweep) if task else ())]
+    trains = task is None or task.trains
     drawn = (
-        *(RenderedFigure(*figure) for figure in (task.pictures(workdir, summary.sweep) if task else ())),
+        *(() if trains else of_task),  # what such a task has measured
         _grid(summary),
         _log_linear(summary),
         _forest(summary),
         _curves(workdir, summary),
         _cost(summary),
+        *(of_task if trains else ()),
         *_inside(workdir, summary),
         _seeds(summary),
     )

@@ -12,12 +12,16 @@ from mnet_jax.report.tables import Table
 
 
 def to_latex(table: Table) -> str:
-    """A tabular for a paper that uses booktabs."""
+    r"""A table as wide as the line at most, for a paper that loads booktabs and graphicx."""
     columns = "l" + "r" * (len(table.header) - 1)
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in (table.header, *table.rows)]
-    begin = [f"% {table.title}. {table.note}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+    begin = [f"% {table.title}. {table.note}", rf"{FIT}\begin{{tabular}}{{{columns}}}"]
+    begin += [r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}}", ""])
 
+
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
+"""Scales a table down that is wider than the line, and leaves others as they are."""
 
 LATEX = {special: f"\\{special}" for special in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

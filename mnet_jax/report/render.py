@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnet_jax.report.drawing import RenderedFigure
 from mnet_jax.report.kept import KeptFigure
-from mnet_jax.report.sentences import claim_text, provenance, tuned_lines, verdict_texts
+from mnet_jax.report.sentences import claim_text, findings, provenance, tuned_lines, verdict_texts
 from mnet_jax.report.summary import Summary
 from mnet_jax.report.tables import Table, main_tables, more_tables
 
@@ -157,6 +157,7 @@ def section(summary: Summary, figures: Sequence[Figure]) -> dict[str, Any]:
         "warnings": summary.warnings,
         "tables": main_tables(summary) + more_tables(summary),
         "figures": figures,
+        "findings": findings(summary),
         "provenance": provenance(summary),
     }
 

@@ -30,7 +30,8 @@ def verdict_texts(summary: Summary) -> list[VerdictText]:
             numbers.append(("the paper's", formatting.with_difference_unit(metric, published)))
         if same_lr is not None:
             numbers.append((f"here, all at learning rate {rate:g}", formatting.amount(metric, same_lr, sign=True)))
-        if summary.data.get("drawn_by_seed") == RESPLIT and verdict.difference.sd > 0:
+        resplit = summary.data.get("drawn_by_seed") == RESPLIT
+        if resplit and verdict.difference.sd > 0 and verdict.difference.n >= stats.FEWEST:
             images = (summary.data["train_images"], summary.data["test_images"])
             wider = formatting.amount(metric, stats.for_new_images(verdict.difference, *images), sign=True)
             numbers.append(("here, for new images (Nadeau and Bengio 2003)", wider))
@@ -74,6 +75,8 @@ def verdict_sentence(
     contrast, measured, outcome = verdict.contrast, verdict.difference, verdict.outcome
     if outcome == "not enough runs yet":
         return f"Not enough runs yet: seeds finished in each of {', '.join(contrast.arms)}: {measured.n} (2 needed)."
+    if outcome == "no evidence":
+        return f"No evidence: no arm is better than guessing in {metric.title}. {_fact(verdict, metric)}."
     p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
     sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
     sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
@@ -170,6 +173,30 @@ def _noise(metric: Metric, choice: tuning.Choice) -> str:
     return f"give or take a factor of {choice.factor:.2f}, which costs {cost}"
 
 
+READ_ALOUD = 12
+"""Arms, at most, whose numbers stand in the label of a figure."""
+
+
+def findings(summary: Summary) -> dict[str, str]:
+    """Title of a figure -> the numbers that it shows, for those who hear the page; {} of many arms."""
+    metric = summary.metric
+    if len(summary.arms) > READ_ALOUD:
+        return {}
+    values = [f"{arm.title} {formatting.interval(metric, arm.estimate(metric))}" for arm in summary.arms]
+    reached = f"{formatting.value_label(metric)}: {'; '.join(values)}"
+    differences = [
+        f"{one.arm.title} {formatting.interval(metric, one.differences[metric.name], sign=True)}"
+        for one in summary.comparisons
+    ]
+    label = formatting.difference_label(metric)
+    return {
+        f"Differences from {summary.baseline.title}": f"{label}: {'; '.join(differences)}",
+        "Learning curves": f"At the end, {reached}",
+        "What it costs": reached,
+        "Every run": reached,
+    }
+
+
 def minutes(summary: Summary) -> str:
     """Of compute, summed over the finished runs."""
     return f"{sum(summary.timing.values()) / 60:.1f}"
@@ -187,8 +214,10 @@ def provenance(summary: Summary) -> dict[str, str]:
         if pilot
         else "",
         "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
+        "arms": "; ".join(f"{arm.title}: {_changes(arm.arm.overrides)}" for arm in summary.arms),
         "intervals": scope(summary),
-        "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED})),
+        "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED}))
+        + (f", {reads} reads of images that cannot be decoded" if (reads := summary.data.get("corrupt", 0)) else ""),
         "device": summary.device,
         "versions": ", ".join(_pairs(summary.versions)),
         "time": f"{spent:.0f} s, summed over runs: {', '.join(phases)}" if spent else "",
@@ -197,8 +226,12 @@ def provenance(summary: Summary) -> dict[str, str]:
     return {name: words for name, words in facts.items() if words}
 
 
-COUNTED = ("drawn_by_seed", "train_images", "test_images")
-"""Of the data, what `split` says in words."""
+def _changes(overrides: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in overrides.items()) or "the base config"
+
+
+COUNTED = ("drawn_by_seed", "train_images", "test_images", "corrupt")
+"""Of the data, what is said in words."""
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,15 @@ class ArmSummary:
         return arm_title(self.arm)
 
     def estimate(self, metric: Metric) -> stats.Estimate:
-        return stats.estimate(self.values.get(metric.name, {}).values(), self.pilot)
+        """Mean and interval of a metric, in print; of percentages the interval is cut at 0 and 100."""
+        return stats.within(stats.estimate(self.values.get(metric.name, {}).values(), self.pilot), *metric.bounds)
+
+    def beats_guessing(self, metric: Metric) -> bool:
+        """Whether the whole interval, or where none is shown the mean, is better than what guessing scores."""
+        value, sign = self.estimate(metric), 1 if metric.higher_is_better else -1
+        worst = value.low if metric.higher_is_better else value.high
+        shown = value.mean if math.isnan(worst) or value.n < stats.FEWEST else worst
+        return metric.guessing is None or sign * shown > sign * metric.guessing
 
 
 def arm_title(arm: results.Arm) -> str:
@@ -144,6 +152,9 @@ def summarize(workdir: Path) -> Summary:
     at_same_lr = {arm: stored[metric.name][copies.get(arm, arm)] for arm in stored[metric.name]}
     beside = stats.verdicts(contrasts, at_same_lr, metric.print_factor, pilot)
     versions = _distinct(rows, "versions")
+    verdicts = stats.verdicts(contrasts, stored[metric.name], metric.print_factor, pilot)
+    measured = [arm for arm in arms if arm.values[metric.name]]
+    learned = not measured or any(arm.beats_guessing(metric) for arm in measured)
     tuned = choices(sweep, rows) if tunes and len(rows) == len(sweep.runs) else {}
     return Summary(
         sweep=sweep,
@@ -152,12 +163,17 @@ def summarize(workdir: Path) -> Summary:
         total=len(sweep.runs),
         arms=arms,
         comparisons=() if tunes else tuple(_comparison(sweep, arm, arms[0]) for arm in arms[1:]),
-        verdicts=() if tunes else tuple(stats.verdicts(contrasts, stored[metric.name], metric.print_factor, pilot)),
+        verdicts=() if tunes else tuple(verdicts if learned else map(_without_evidence, verdicts)),
         same_lr=()
         if tunes
         else tuple(verdict.difference if copies.keys() & set(verdict.contrast.arms) else None for verdict in beside),
         tuned=tuned,
-        warnings=(*_divergences(rows, metric), *_edges(sweep, tuned), *_disagreements(rows)),
+        warnings=(
+            *_divergences(rows, metric),
+            *_guesses(arms, metrics, learned),
+            *_edges(sweep, tuned),
+            *_disagreements(rows),
+        ),
         diverged=tuple(row["run"] for row in rows if row["diverged_at"] is not None),
         settings=_settings(sweep),
         data=rows[0]["data"] if rows else {},
@@ -294,6 +310,36 @@ def _divergences(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
             yield f"{row['run']} diverged at step {row['diverged_at']} and {score}"
 
 
+def _without_evidence(verdict: stats.Verdict) -> stats.Verdict:
+    """The verdict where no arm is better than guessing: what was measured stands, and nothing follows from it."""
+    if verdict.difference.n < 2:
+        return verdict
+    return replace(verdict, outcome="no evidence", p=math.nan, adjusted=math.nan, detectable=math.nan)
+
+
+def _guesses(arms: Sequence[ArmSummary], metrics: Sequence[Metric], learned: bool) -> Iterable[str]:
+    """That no arm is better than guessing in the deciding metric; which arms are worse than it in another one."""
+    deciding, *others = metrics
+    if not learned:
+        level = f"{formatting.number(deciding, deciding.guessing or 0.0)} {deciding.unit}".rstrip()
+        yield (
+            f"no arm is better than guessing, whose {deciding.title} is {level}: these trainings are no evidence for "
+            "or against anything; train longer, or look at the data and the learning rate"
+        )
+    for metric in others:
+        sign = 1 if metric.higher_is_better else -1
+        if metric.guessing is None or metric.group != "test":
+            continue
+        worse = [
+            f"{arm.title} ({formatting.number(metric, mean)})"
+            for arm in arms
+            if sign * (metric.guessing - (mean := arm.estimate(metric).mean)) > 1e-6
+        ]
+        if worse:
+            level = f"{formatting.number(metric, metric.guessing)} {metric.unit}".rstrip()
+            yield f"{metric.title} worse than guessing, which has {level}: {', '.join(worse)}"
+
+
 def _distinct(rows: Sequence[Row], field: str) -> dict[str, list[str]]:
     """Name -> the different values that the rows have there."""
     names = dict.fromkeys(name for row in rows for name in row[field])
@@ -315,7 +361,7 @@ def _device(row: Row) -> str:
 
 
 def _settings(sweep: results.Sweep) -> tuple[str, dict[str, Any]]:
-    """What the setting starts from, and the fields that differ from there; what the arms vary is left out.
+    """What the setting starts from, and the fields that differ from there; what every arm sets is left out.
 
     Of the settings of the scale, one for each family of networks, and the defaults it is the one most alike.
     """
@@ -325,7 +371,7 @@ def _settings(sweep: results.Sweep) -> tuple[str, dict[str, Any]]:
             f"scale {sweep.scale}, {family}": config.at_scale(sweep.scale, family, task=sweep.config["task"])
             for family in ("v2", "v1")
         } | bases
-    varied = {"scale", *(name for arm in sweep.arms for name in arm.overrides)}
+    varied = {"scale", *set.intersection(*(set(arm.overrides) for arm in sweep.arms))}
 
     def changes(base: Any) -> dict[str, Any]:
         usual = json.loads(json.dumps(config.flatten(base)))  # tuples become lists, as in a workdir

@@ -38,6 +38,7 @@ def more_tables(summary: Summary) -> list[Table]:
     side = _side_metrics(summary)
     rest = [metric for metric in summary.metrics[1:] if metric not in side]
     return [
+        *filter(None, [_budgets_table(summary)]),
         *_metric_tables(summary, "Also measured", [metric for metric in rest if metric.group != "inside"]),
         *_metric_tables(summary, "Inside the networks", [metric for metric in rest if metric.group == "inside"]),
     ]
@@ -70,15 +71,18 @@ def _arms_table(summary: Summary) -> Table:
         )
         rows[-1] += [formatting.number(other, arm.estimate(other).mean) for other in side]
     note = "Means over seeds with 95 % t-interval"
+    if metric.unit == "%":
+        note += ", cut at 0 and 100 %"
     if any(arm.arm.cost for arm in summary.arms):
         header += ["MAdds", "params", "lr", "s / run"]
         for arm, row in zip(summary.arms, rows, strict=True):
             row += [formatting.quantity(arm.arm.cost.get(name, math.nan)) for name in ("madds", "params")]
             row += [f"{arm.arm.lr:g}", "–" if math.isnan(arm.seconds) else f"{arm.seconds:.1f}"]
         if measured := [arm for arm in summary.arms if arm.latency_ms > 0]:
-            header.append(f"ms / {measured[0].title}'s")
+            header += ["ms / image", f"times {measured[0].title}'s"]
             for arm, row in zip(summary.arms, rows, strict=True):
-                row.append("–" if math.isnan(arm.latency_ms) else f"{arm.latency_ms / measured[0].latency_ms:.2f}")
+                ratio = arm.latency_ms / measured[0].latency_ms
+                row += ["–", "–"] if math.isnan(ratio) else [_ms(arm), f"{ratio:.2f}"]
         note += ", of the final step on the whole held-out set. MAdds of one image; seconds of the training steps"
     return Table("Arms", tuple(header), tuple(map(tuple, rows)), f"{note}.")
 
@@ -98,6 +102,33 @@ def _differences_table(summary: Summary) -> Table:
     note += "corrected for being one of many: secondary differences suggest, they do not conclude."
     header = ("arm", first, "p", *others, "pairs", "role")
     return Table(f"Differences from {summary.baseline.title}, uncorrected", header, tuple(rows), note)
+
+
+def _ms(arm: ArmSummary) -> str:
+    """Milliseconds an image, to 3 digits."""
+    return f"{arm.latency_ms:#.3g}".rstrip(".")
+
+
+def _budgets_table(summary: Summary) -> Table | None:
+    """The best arm for every budget of milliseconds: each line is an arm that no arm as fast or faster exceeds."""
+    metric = summary.metric
+    sign = 1 if metric.higher_is_better else -1
+    known = [arm for arm in summary.arms if arm.latency_ms > 0 and arm.values[metric.name]]
+    best: list[ArmSummary] = []
+    for arm in sorted(known, key=lambda arm: (arm.latency_ms, -sign * arm.estimate(metric).mean)):
+        if not best or sign * arm.estimate(metric).mean > sign * best[-1].estimate(metric).mean:
+            best.append(arm)
+    if len(known) < 2:
+        return None
+    ends = [f"to {_ms(arm)}" for arm in best[1:]] + ["on"]
+    rows = tuple(
+        (f"{_ms(arm)} {end}", arm.title, formatting.interval(metric, arm.estimate(metric)))
+        for arm, end in zip(best, ends, strict=True)
+    )
+    header = ("budget, ms / image", "best arm", f"{value_label(metric)} [95 %]")
+    note = "By the means over seeds; arms whose intervals overlap may be in another order. Milliseconds are those of "
+    note += "the machine that measured them."
+    return Table("Best arm within a latency budget", header, rows, note)
 
 
 def _rates_table(summary: Summary) -> Table:

@@ -4,6 +4,7 @@ The step, the plan, the cost counter, the report and the benchmark ask the recor
 task is one file, here or in an experiment file. Shape letters: B images of a batch, N images of a data set, H W C.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,16 @@ class Metric:
     def print_factor(self) -> float:
         """What a stored value is multiplied with in print."""
         return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What a printed value lies between."""
+        return (0.0, 100.0) if self.unit == "%" else (-math.inf, math.inf)
+
+    @property
+    def guessing(self) -> float | None:
+        """What guessing scores, in print; None where that is not known."""
+        return None if self.diverged is None else self.print_factor * self.diverged
 
     @property
     def difference_unit(self) -> str:
@@ -106,7 +117,8 @@ class Task:
                   the teacher's network returns for the same images, None without one.
     `sums`        (outputs, targets, mask_B, cfg) -> what an evaluation adds up over the images with mask 1.
     `per_image`   (outputs, targets, cfg) -> what an evaluation keeps of every image, arrays [B, ...] by name:
-                  predictions, and the targets that they are scored against.
+                  predictions, and the targets that they are scored against. Of the last evaluation they are written
+                  to the run's arrays, in the order of the held-out images.
     `score`       (sums, kept, cfg) -> the metrics of group "test" by name. `sums` are those of `sums`, and "images";
                   `kept` is what `per_image` returned, [N, ...], in the order of the held-out images. Runs on the host.
     `predict`     (outputs, cfg) -> what a user is told of each image, arrays [B, ...] by name.
@@ -146,7 +158,7 @@ def of_first_arm(workdir: Path, sweep: Any, prefix: str, names: Iterable[str]) -
     runs = [run.name for run in sweep.runs if run.arm == sweep.arms[0].name and results.is_done(workdir, run.name)]
     lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run))]
     return {
-        name: (stats.estimate(values), values)
+        name: (stats.within(stats.estimate(values), 0, 100), values)
         for number, name in enumerate(names)
         if (values := [100 * line[f"{prefix}/{number}"] for line in lines if f"{prefix}/{number}" in line])
     }

@@ -1,9 +1,12 @@
 """Image classification, from labels or from a teacher: the loss, and what its metrics are computed from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mnet_jax.errors import UserError
 from mnet_jax.fields import FRACTION, POSITIVE, Field
@@ -128,6 +131,17 @@ def _correct(logits_BK: "jax.Array", labels_B: "jax.Array") -> "jax.Array":
     return (jnp.argmax(logits_BK, -1) == labels_B).astype(jnp.float32)
 
 
+def per_image(logits_BK: "jax.Array", targets: Targets, cfg: Any) -> dict[str, "jax.Array"]:
+    """The true class and the most likely one, int32 [B], and the probability of the latter, float32 [B]."""
+    import jax
+    import jax.numpy as jnp
+
+    logits_BK = logits_BK.astype(jnp.float32)
+    confidence_B = jnp.exp(jnp.max(logits_BK, -1) - jax.nn.logsumexp(logits_BK, -1))
+    predicted_B = jnp.argmax(logits_BK, -1).astype(jnp.int32)
+    return {"label": targets["labels"], "predicted": predicted_B, "confidence": confidence_B}
+
+
 def score(sums: Mapping[str, Any], kept: Mapping[str, Any], cfg: Any) -> dict[str, float]:
     """Means over the held-out images."""
     return {name: float(total / sums["images"]) for name, total in sums.items() if name != "images"}
@@ -142,6 +156,119 @@ def predict(logits_BK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
     return {"labels": jnp.argmax(logits_BK, -1).astype(jnp.int32), "probabilities": jax.nn.softmax(logits_BK)}
 
 
+MOST_CLASSES = 20
+"""Classes that the report shows, those with the most mistakes."""
+
+MISTAKES, MISTAKE_PIXELS = 12, 96
+"""Wrongly answered images that it shows, and the largest side of those that are cropped."""
+
+
+def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
+    """Of the first arm: the accuracy of each class, which classes are taken for which, and its surest mistakes."""
+    from mnet_jax import figures, stats
+    from mnet_jax.arms import arm_config
+
+    arm = sweep.arms[0]
+    classes = arm_config(sweep.config, arm).model.num_classes
+    answers = _answers(workdir, sweep, arm, classes)
+    if not answers:
+        return
+    dataset = _dataset(workdir, sweep, arm, next(iter(answers)))
+    names = dataset.class_names if dataset else tuple(map(str, range(classes)))
+    confusion_SKK = np.zeros((len(answers), len(names), len(names)))
+    for confusion_KK, (label_N, predicted_N, _) in zip(confusion_SKK, answers.values(), strict=True):
+        np.add.at(confusion_KK, (label_N, predicted_N), 1)
+    images_SK, right_SK = confusion_SKK.sum(2), np.diagonal(confusion_SKK, axis1=1, axis2=2)
+    order = np.argsort(-(images_SK - right_SK).sum(0), kind="stable")
+    shown = np.sort(order[:MOST_CLASSES])
+    whose = f"; the {len(shown)} of {len(names)} classes with the most mistakes" if len(shown) < len(names) else ""
+
+    by_class = {}
+    for number in shown:
+        measured = images_SK[:, number] > 0
+        values = 100 * right_SK[measured, number] / images_SK[measured, number]
+        by_class[names[number]] = stats.within(stats.estimate(values), *OF_CLASS.bounds), values.tolist()
+    caption = f"The seeds of {arm.name} with mean and 95 % t-interval{whose}."
+    yield "Classes", figures.seeds({name: drawn for name, drawn in by_class.items() if drawn[1]}, OF_CLASS), caption
+    if confusion_SKK.sum() == right_SK.sum():
+        return
+    images_K, confusion_KK = images_SK.sum(0), confusion_SKK.sum(0)
+    percent_KK = 100 * confusion_KK[np.ix_(shown, shown)] / np.maximum(images_K[shown, None], 1)
+    caption = f"How {arm.name} answers the images of each class, in percent of the class, over all its seeds{whose}."
+    yield "Confusions", figures.confusion(percent_KK, [names[number] for number in shown]), caption
+    if dataset:
+        yield from _mistakes(dataset, sweep, arm, answers)
+
+
+OF_CLASS = Metric("accuracy", "accuracy on the class", "%", 1)
+
+
+def _answers(workdir: Path, sweep: Any, arm: Any, classes: int) -> dict[Any, tuple[np.ndarray, ...]]:
+    """Finished run of an arm -> true classes, answers and their probabilities, [N] each; UserError for other arrays."""
+    from mnet_jax import results
+
+    names = [f"{results.PER_IMAGE}{name}" for name in ("label", "predicted", "confidence")]
+    answers = {}
+    for run in (run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)):
+        arrays = results.read_arrays(workdir, run.name)
+        if names[0] not in arrays:
+            continue
+        answers[run] = label_N, predicted_N, confidence_N = tuple(arrays.get(name, np.zeros(0)) for name in names)
+        fits = label_N.shape == predicted_N.shape == confidence_N.shape and label_N.ndim == 1 and label_N.size
+        for array_N in (label_N, predicted_N):
+            fits = fits and array_N.dtype == np.int32 and 0 <= array_N.min() <= array_N.max() < classes
+        if not fits:
+            path = results.run_dir(workdir, run.name) / "arrays.npz"
+            raise UserError(
+                f"{path}: the answers are not {classes} classes' of the same images; remove the folder to run again"
+            )
+    return answers
+
+
+def _dataset(workdir: Path, sweep: Any, arm: Any, run: Any) -> Any:
+    """The data that a run of the arm was trained on; None where they are not at hand, as on another machine."""
+    from mnet_jax import experiment, results
+    from mnet_jax.arms import arm_config
+
+    try:
+        dataset = experiment.code_of(workdir, sweep).load_dataset(arm_config(sweep.config, arm).data)
+    except UserError:
+        return None
+    trained_on = results.read_row(workdir, sweep, run)["data"]["fingerprint"]
+    return dataset if dataset.fingerprint == trained_on else None
+
+
+def _mistakes(
+    dataset: Any, sweep: Any, arm: Any, answers: Mapping[Any, tuple[np.ndarray, ...]]
+) -> Iterator[tuple[str, Any, str]]:
+    """The picture of the wrong answers with the highest probability of the arm's first run that has any.
+
+    None where images were skipped (`data.corrupt`), since it is not known which answer is whose then.
+    """
+    from mnet_jax import figures
+    from mnet_jax.arms import arm_config
+    from mnet_jax.data import dataset as datasets
+    from mnet_jax.data import transforms
+
+    run = next(run for run, (label_N, predicted_N, _) in answers.items() if (label_N != predicted_N).any())
+    label_N, predicted_N, confidence_N = answers[run]
+    data = arm_config(sweep.config, arm).data
+    test = datasets.split(dataset, run.seed, data.train_size, data.holdout).test
+    if not np.array_equal(dataset.labels_N[test], label_N):
+        return
+    wrong = np.flatnonzero(label_N != predicted_N)
+    surest = wrong[np.argsort(-confidence_N[wrong], kind="stable")][:MISTAKES]
+    images = []
+    for place in surest:
+        image_HWC = dataset.image(int(test[place]))
+        if data.size:
+            image_HWC = transforms.center_crop(image_HWC, min(data.size, MISTAKE_PIXELS), 1.0)
+        true, answer = dataset.class_names[label_N[place]], dataset.class_names[predicted_N[place]]
+        images.append((f"{true} → {answer}, {100 * confidence_N[place]:.0f} %", image_HWC))
+    caption = f"Held-out images that {arm.name}, seed {run.seed}, is surest of and gets wrong: class → answer, and the "
+    yield "Most confident mistakes", figures.gallery(images), f"{caption}probability of the answer."
+
+
 TASK = Task(
     name="classification",
     metrics=metrics,
@@ -152,6 +279,8 @@ TASK = Task(
     augment=augment,
     loss=loss,
     sums=sums,
+    per_image=per_image,
     score=score,
     predict=predict,
+    pictures=pictures,
 )
