@@ -12,14 +12,16 @@ not tuned.
 
 from mnet_jax import config
 
+# By --mode tune, 4 tuning seeds: .19, .18, .13, give or take a factor of 1.18, 1.34, 1.54, so that one does for all.
+TUNED_LR = {"digits": 0.17}
+
 
 def get_config(scale="digits"):
     return config.at_scale(scale)
 
 
 def sweep(cfg):
-    for size in (3, 5, 7):
-        yield {"model.kernel_size": size}
+    return config.tuned({f"kernel_size={size}": {"model.kernel_size": size} for size in (3, 5, 7)}, TUNED_LR, cfg)
 
 
 claim = {
