@@ -72,7 +72,7 @@ UPWARD = {
     *(("tasks.classification", room) for room in ("arms", "data", "experiment", "figures", "results", "stats")),
     *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
     *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
-    *(("tasks.detection", room) for room in ("models", "results", "stats", "trained")),
+    *(("tasks.detection", room) for room in ("models", "results", "trained")),
     *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
     *(("tasks.segmentation", room) for room in ("models", "results", "trained")),
     ("tasks.spiral", "figures"),

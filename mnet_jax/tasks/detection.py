@@ -20,6 +20,7 @@ from mnet_jax.tasks.base import (
     Targets,
     Task,
     check_scale_range,
+    of_first_arm,
     refuse_if_set,
 )
 
@@ -308,31 +309,26 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
 
     The best and worst are by COCO's mean AP of an image alone.
     """
-    from mnet_jax import experiment, figures, results, stats, trained
+    from mnet_jax import experiment, figures, results, trained
     from mnet_jax.arms import arm_config
     from mnet_jax.data import boxes
     from mnet_jax.data import dataset as datasets
 
     arm = sweep.arms[0]
     runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
-    lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run.name))]
     weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
-    if not lines or not weights[0].exists():
+    if not weights or not weights[0].exists():
         return
     code = experiment.code_of(workdir, sweep)
     cfg = arm_config(sweep.config, arm)
     dataset = code.load_dataset(cfg.data)
-    by_class = {
-        name: (stats.estimate(values), values)
-        for number, name in enumerate(dataset.class_names)
-        if (values := [100 * line[f"ap/{number}"] for line in lines if f"ap/{number}" in line])
-    }
+    by_class = of_first_arm(workdir, sweep, "ap", dataset.class_names)
     caption = f"COCO's average precision of each class; the seeds of {arm.name} with mean and 95 % t-interval."
     yield "Classes", figures.seeds(by_class, Metric("ap", "AP", "%", 1)), caption
     if code:  # the network is then defined by the experiment file
         return
     network = trained.load(weights[0])
-    test = datasets.split(dataset, runs[0].seed, cfg.data.train_size, cfg.data.holdout).test[:LOOKED_AT]
+    test = datasets.split(dataset, runs[0].seed, *datasets.sizes(cfg.data)).test[:LOOKED_AT]
     images_NHWC, found = dataset.in_memory()[test], network.predict(dataset.in_memory()[test])
     truth = {name: array[test] for name, array in targets(dataset, cfg).items()}
     each = _kept(found, truth)
