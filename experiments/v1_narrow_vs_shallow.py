@@ -22,7 +22,8 @@ WIDTHS = {  # of the shallow network's multiply-adds, within 2 %
     "cifar10": 0.625,
     "imagenet": 0.73,
 }
-TUNED_LR: dict[str, dict[str, float]] = {}
+# By --mode tune, 4 tuning seeds: .19 and .26, give or take a factor of 1.11 and 1.98, so that one does for both.
+TUNED_LR = {"digits": 0.2}
 
 
 def get_config(scale="digits"):
