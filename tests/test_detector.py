@@ -364,7 +364,7 @@ claim = {{"text": "t", "source": "s", "published": "p", "contrasts": (config.gre
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A sweep of two runs of 4 steps: its folder, its plan, and the folder of one that was stopped and went on."""
+    """A sweep of two runs of 4 steps: its folder, its plan, and one where the first run was stopped and went on."""
     folders = []
     for name in ("whole", "stopped"):
         folder = tmp_path_factory.mktemp(name)
@@ -372,7 +372,7 @@ def finished(tmp_path_factory):
         results.write_sweep(folder, plan)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(feed, "CHUNK_STEPS", 3)
-            for job in plan.jobs:
+            for job in plan.jobs if name == "whole" else plan.jobs[:1]:
                 if name == "stopped":
                     with pytest.raises(train.Preempted):
                         train.train(folder, plan, job, lambda: True, train.Clock())
@@ -399,15 +399,12 @@ def test_a_run_has_the_metrics_of_the_task_and_logs_the_classes(finished):
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(finished):
     whole, plan, stopped = finished
-    for run in plan.runs:
-        read = [
-            weights.read(results.run_dir(folder, run.name) / "weights.safetensors")[0] for folder in (whole, stopped)
-        ]
-        assert read[0].keys() == read[1].keys()
-        for name in read[0]:
-            np.testing.assert_array_equal(read[0][name], read[1][name])
-        lines = [results.read_metrics(folder, run.name)[-1] for folder in (whole, stopped)]
-        assert lines[0] == lines[1]
+    run = plan.runs[0].name
+    read = [weights.read(results.run_dir(folder, run) / "weights.safetensors")[0] for folder in (whole, stopped)]
+    assert read[0].keys() == read[1].keys()
+    for name in read[0]:
+        np.testing.assert_array_equal(read[0][name], read[1][name])
+    assert results.read_metrics(whole, run)[-1] == results.read_metrics(stopped, run)[-1]
 
 
 @pytest.mark.slow
