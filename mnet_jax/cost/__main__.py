@@ -38,12 +38,13 @@ def _check(args: argparse.Namespace) -> None:
     """Raises UserError before anything is counted or printed."""
     networks = ", ".join(config.FIELDS["model.name"].allowed or ())
     if not args.names and not args.paper:
-        raise UserError(f"no network; allowed: --paper, or any of {networks}, or {', '.join(named.DETECTORS)}")
+        with_heads = ", ".join(f"{head}_mobilenet_v2" for head in named.HEADS)
+        raise UserError(f"no network; allowed: --paper, any of {networks}, and with a head such as {with_heads}")
     if args.resolution is not None and args.resolution > 0:  # `cost.count` refuses the others
         flags.check_number("--resolution", args.resolution, 1, flags.MAX_RESOLUTION)
     flags.check_number("--bytes", args.bytes, 1)
     for name in args.names:
-        if name in named.DETECTORS and args.xla:
+        if name in named.HEADED and args.xla:
             raise UserError(f"--xla of {name}; allowed: any of {networks}")
     if args.picture:
         if not args.names:
@@ -57,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         "names",
         nargs="*",
         metavar="NAME",
-        help="networks, or detectors such as ssdlite_mobilenet_v2; with --paper, only their figures",
+        help="networks, also with a head, such as ssdlite_mobilenet_v2 or deeplab_mobilenet_v2; with --paper, only "
+        "their figures",
     )
     parser.add_argument("--resolution", type=int, help="height and width of the image (default: the published one)")
     parser.add_argument("--bytes", type=int, default=2, help="of an element of a tensor (default: 2)")
@@ -72,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         field = name.removeprefix("model.")
         if name.startswith("model.") and "." not in field and field not in NOT_COST:
             group.add_argument(f"--{field}", help=knob.meaning.replace("%", "%%"))
-    group = parser.add_argument_group("the head of a detector")
-    for name in ("detection.taps", "detection.extras"):
-        group.add_argument(f"--{name.removeprefix('detection.')}", help=config.FIELDS[name].meaning)
+    group = parser.add_argument_group("the head")
+    for name in named.FIELDS:
+        group.add_argument(f"--{name.partition('.')[2]}", help=config.FIELDS[name].meaning)
     return parser
 
 
@@ -139,7 +141,7 @@ def paper_tables(names: Sequence[str], flat: bool = False) -> list[Table]:
 
 def _count(name: str, args: argparse.Namespace, **fields: Any) -> tuple[Any, int, cost.Cost]:
     overrides = {field: value for field, value in vars(args).items() if value is not None} | fields
-    sections = ("model", "detection") if name in named.DETECTORS else ("model",)
+    sections = ("model", named.HEADED[name].task) if name in named.HEADED else ("model",)
     known = {
         field: value
         for field, value in overrides.items()
