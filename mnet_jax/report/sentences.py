@@ -75,11 +75,11 @@ def verdict_sentence(
     contrast, measured, outcome = verdict.contrast, verdict.difference, verdict.outcome
     if outcome == "not enough runs yet":
         return f"Not enough runs yet: seeds finished in each of {', '.join(contrast.arms)}: {measured.n} (2 needed)."
-    if outcome == "no evidence":
-        return f"No evidence: no arm is better than guessing in {metric.title}. {_fact(verdict, metric)}."
     p = "p < 0.0001" if verdict.adjusted < 1e-4 else f"p = {formatting.p_text(verdict.adjusted)}"
     sentence = f"{outcome.capitalize()}{' within this budget' if trained else ''}: {_fact(verdict, metric)}"
     sentence += f", {p}{' (Holm)' if tests > 1 else ''}"
+    if outcome == "no evidence":
+        sentence = f"No evidence: no arm is better than guessing in {metric.title}. {_fact(verdict, metric)}"
     if outcome.startswith("no ") and verdict.detectable > 0:
         level = f"at Holm's level of {tests} contrasts " if tests > 1 else ""
         size = formatting.with_difference_unit(metric, formatting.number(metric, verdict.detectable))

@@ -28,7 +28,8 @@ def main_tables(summary: Summary) -> list[Table]:
     """The tables of a report; a tuning has those of the learning rates that were tried and that are chosen."""
     if summary.tuning:
         return [_rates_table(summary), *([_choices_table(summary)] if summary.tuned else [])]
-    return [_arms_table(summary), *([_differences_table(summary)] if summary.comparisons else [])]
+    differences = _differences_table(summary) if summary.comparisons else None
+    return [_arms_table(summary), *filter(None, (differences, _budgets_table(summary)))]
 
 
 def more_tables(summary: Summary) -> list[Table]:
@@ -38,7 +39,6 @@ def more_tables(summary: Summary) -> list[Table]:
     side = _side_metrics(summary)
     rest = [metric for metric in summary.metrics[1:] if metric not in side]
     return [
-        *filter(None, [_budgets_table(summary)]),
         *_metric_tables(summary, "Also measured", [metric for metric in rest if metric.group != "inside"]),
         *_metric_tables(summary, "Inside the networks", [metric for metric in rest if metric.group == "inside"]),
     ]
@@ -78,11 +78,10 @@ def _arms_table(summary: Summary) -> Table:
         for arm, row in zip(summary.arms, rows, strict=True):
             row += [formatting.quantity(arm.arm.cost.get(name, math.nan)) for name in ("madds", "params")]
             row += [f"{arm.arm.lr:g}", "–" if math.isnan(arm.seconds) else f"{arm.seconds:.1f}"]
-        if measured := [arm for arm in summary.arms if arm.latency_ms > 0]:
-            header += ["ms / image", f"times {measured[0].title}'s"]
+        if any(arm.latency_ms > 0 for arm in summary.arms):
+            header.append("ms / image")
             for arm, row in zip(summary.arms, rows, strict=True):
-                ratio = arm.latency_ms / measured[0].latency_ms
-                row += ["–", "–"] if math.isnan(ratio) else [_ms(arm), f"{ratio:.2f}"]
+                row.append("–" if math.isnan(arm.latency_ms) else _ms(arm))
         note += ", of the final step on the whole held-out set. MAdds of one image; seconds of the training steps"
     return Table("Arms", tuple(header), tuple(map(tuple, rows)), f"{note}.")
 

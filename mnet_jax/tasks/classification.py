@@ -169,10 +169,10 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     from mnet_jax.arms import arm_config
 
     arm = sweep.arms[0]
-    classes = arm_config(sweep.config, arm).model.num_classes
-    answers = _answers(workdir, sweep, arm, classes)
+    answers = _answers(workdir, sweep, arm)
     if not answers:
         return
+    classes = arm_config(sweep.config, arm).model.num_classes
     dataset = _dataset(workdir, sweep, arm, next(iter(answers)))
     names = dataset.class_names if dataset else tuple(map(str, range(classes)))
     confusion_SKK = np.zeros((len(answers), len(names), len(names)))
@@ -203,9 +203,10 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
 OF_CLASS = Metric("accuracy", "accuracy on the class", "%", 1)
 
 
-def _answers(workdir: Path, sweep: Any, arm: Any, classes: int) -> dict[Any, tuple[np.ndarray, ...]]:
+def _answers(workdir: Path, sweep: Any, arm: Any) -> dict[Any, tuple[np.ndarray, ...]]:
     """Finished run of an arm -> true classes, answers and their probabilities, [N] each; UserError for other arrays."""
     from mnet_jax import results
+    from mnet_jax.arms import arm_config
 
     names = [f"{results.PER_IMAGE}{name}" for name in ("label", "predicted", "confidence")]
     answers = {}
@@ -213,6 +214,7 @@ def _answers(workdir: Path, sweep: Any, arm: Any, classes: int) -> dict[Any, tup
         arrays = results.read_arrays(workdir, run.name)
         if names[0] not in arrays:
             continue
+        classes = arm_config(sweep.config, arm).model.num_classes
         answers[run] = label_N, predicted_N, confidence_N = tuple(arrays.get(name, np.zeros(0)) for name in names)
         fits = label_N.shape == predicted_N.shape == confidence_N.shape and label_N.ndim == 1 and label_N.size
         for array_N in (label_N, predicted_N):
