@@ -136,7 +136,8 @@ def _scenes_attributes(config: ConfigDict) -> None:
             "train.epochs": 16,
             "train.batch_size": 32,
             "train.eval_every": 4,
-            "tune.lrs": (0.0025, 0.005, 0.01, 0.02),
+            "optim.lr": 0.02,
+            "tune.lrs": (0.005, 0.01, 0.02, 0.04),
             "tune.holdout": 500,
         },
     )
