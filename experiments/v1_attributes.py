@@ -6,8 +6,8 @@ Table 12: 88.7 % at width 1, 88.1 at 0.5 and 87.2 at 0.25, 86.9 of the teacher).
 
     python -m mnet_jax.main --config experiments/v1_attributes.py    # 50 runs
 
-Scenes stand for faces and "holds a k" for the attributes: real digits on photographs. The teacher has 1.5 times the scale's
-width and learns from the labels; students learn from the same scenes' labels ("labels@width"), or from its
+Scenes stand for faces and "holds a k" for the attributes: real digits on photographs. The teacher has 1.5 times the
+scale's width and learns from the labels; students learn from the same scenes' labels ("labels@width"), or from its
 probabilities alone ("taught@width", and "no_decay" without weight decay). The paper's students saw more images than
 there are labels. Here that is apart: "few_labels" and "few_taught" see a sixth of the scenes, for as many updates, so
 that "taught@0.25" is "few_taught" with six times as many scenes whose labels it does not need.
