@@ -33,9 +33,9 @@ def _seen(dataset: Dataset, data: Any) -> Dataset:
 
 
 def metadata(data: Any) -> Dataset:
-    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images."""
+    """What a plan needs: as `from_config`, not resized; where one of `PLANNED` is missing, black images of all classes."""
     if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
-        return _zeros(data.source, *PLANNED[data.source])
+        return _seen(_zeros(data.source, *PLANNED[data.source]), data)
     if data.source not in GENERATED and _reader(data_dir(data.dir) / data.source):
         return from_config(data)  # its images may have one size only once they are fitted into a square
     return _seen(from_name(data.source, data.dir, data.train_split, data.test_split), data)
@@ -151,7 +151,7 @@ def _zeros(name: str, shape: tuple[int, int, int], train: int, test: int, classe
     return Dataset(
         name=name,
         images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
-        targets={"labels": np.broadcast_to(np.int32(0), train + test)},
+        targets={"labels": np.arange(train + test, dtype=np.int32) % classes},
         class_names=("",) * classes,
         train_indices=np.arange(train),
         test_indices=np.arange(train, train + test),
