@@ -33,7 +33,7 @@ def _seen(dataset: Dataset, data: Any) -> Dataset:
 
 
 def metadata(data: Any) -> Dataset:
-    """What a plan needs: as `from_config`, not resized; where one of `PLANNED` is missing, black images of all classes."""
+    """What a plan needs: as `from_config`, not resized; black images of all classes for a missing one of `PLANNED`."""
     if data.source in PLANNED and disk.find(data_dir(data.dir) / data.source, data.source) is None:
         return _seen(_zeros(data.source, *PLANNED[data.source]), data)
     if data.source not in GENERATED and _reader(data_dir(data.dir) / data.source):
