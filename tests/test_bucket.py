@@ -91,7 +91,7 @@ def test_an_owner_whose_lease_is_taken_stops_and_writes_no_more(folder, tmp_path
     while not told:
         time.sleep(0.01)
     (folder / "late").write_text("")
-    with pytest.raises(UserError, match="taken over by another; the same command"):
+    with pytest.raises(UserError, match="taken over by another; once that one ended the same command goes on"):
         owner.__exit__()
     assert told == [signal.SIGTERM]
     assert not (tmp_path / "bucket" / "late").exists()

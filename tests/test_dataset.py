@@ -11,7 +11,16 @@ import pytest
 
 from mnet_jax import config
 from mnet_jax.data import builtin, load
-from mnet_jax.data.dataset import CLEAN_EVERY, TRAIN_ON, Dataset, epoch_order, from_arrays, given_labels, split
+from mnet_jax.data.dataset import (
+    CLEAN_EVERY,
+    TRAIN_ON,
+    Dataset,
+    epoch_order,
+    from_arrays,
+    given_labels,
+    split,
+    with_unseen_classes,
+)
 from mnet_jax.errors import UserError
 
 TRAIN, TEST = 12, 5
@@ -525,10 +534,13 @@ def test_clean_and_noisy_images_are_drawn_apart_and_neither_is_held_out():
     assert not np.array_equal(clean.train, split(digits, 4, 100, 0, 600).train)
 
 
-def test_noisy_images_are_not_those_held_out_to_tune(fashion: Dataset):
-    train, test, *_ = split(fashion, 0, 2, 3, 4, "pooled")
-    assert len(train) == 6
+def test_noisy_images_are_not_those_held_out_to_tune():
+    source = with_unseen_classes(load.from_name("digits"), 3)
+    train, test, *_ = split(source, 0, 100, 500, 500, "pooled")
+    assert (len(train), len(test)) == (600, 500)
     assert not np.intersect1d(train, test).size
+    with pytest.raises(UserError, match=r"noisy_size=600: with noisy labels allowed are 1 to 5\d\d of digits"):
+        split(source, 0, 100, 500, 600)
 
 
 @pytest.mark.parametrize(("clean", "noisy"), [(0, 4), (2, 10), (4, 4)])

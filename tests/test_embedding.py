@@ -104,6 +104,7 @@ def test_the_true_accept_rate_is_at_the_threshold_of_the_false_one():
         allowed = [t for t in thresholds if sum(near >= t and not same for near, same in pairs) <= far * impostors]
         expected = np.mean([near >= allowed[0] for near, same in pairs if same])
         assert task.true_accept_rate(points_ND, labels_N, far) == pytest.approx(expected)
+    assert task.true_accept_rate(np.ones_like(points_ND), labels_N, 0.01) == 0
 
 
 def test_unseen_classes_are_never_trained_on_and_alone_tested_on():

@@ -82,6 +82,7 @@ def test_the_second_worker_compiles_nothing_and_trains_the_same_bits(tmp_path):
 
 def test_programs_of_other_cpus_and_thread_counts_have_their_own_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NPROC", raising=False)
     folders = {runtime.programs_folder()}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000)), raising=False)
     folders.add(runtime.programs_folder())

@@ -148,7 +148,7 @@ def _imagenet_v1(config: ConfigDict) -> None:
 
 
 def _scenes_attributes(config: ConfigDict) -> None:
-    """Which digits scenes hold: 500 scenes of 32x32 pixels, by AdamW as for masks."""
+    """Which digits scenes of 64x64 pixels hold, by AdamW as for masks."""
     _short_recipe(config)
     _adamw(config)
     override(
@@ -158,13 +158,12 @@ def _scenes_attributes(config: ConfigDict) -> None:
             "seeds": 5,
             "model.in_channels": 1,
             "data.source": "scenes",
-            "data.resolution": 32,
-            "data.train_size": 500,
-            "data.shift": 2,
-            "train.epochs": 40,
-            "train.batch_size": 50,
-            "train.eval_every": 10,
-            "tune.lrs": (0.0025, 0.005, 0.01, 0.02),
+            "data.shift": 4,
+            "train.epochs": 16,
+            "train.batch_size": 32,
+            "train.eval_every": 4,
+            "optim.lr": 0.02,
+            "tune.lrs": (0.005, 0.01, 0.02, 0.04),
             "tune.holdout": 500,
         },
     )

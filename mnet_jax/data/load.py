@@ -53,7 +53,7 @@ def _seen(dataset: Dataset, data: Any) -> Dataset:
 
 
 def metadata(data: Any) -> Dataset:
-    """What a plan needs: as `from_config`, not resized; a missing data set of `PLANNED` has zeros for its images.
+    """What a plan needs: as `from_config`, not resized; black images of all classes for a missing one of `PLANNED`.
 
     Raises UserError as `from_name`, and where packages are missing that a training on these data needs.
     """
@@ -62,7 +62,7 @@ def metadata(data: Any) -> Dataset:
     folder = data_dir(data.dir) / data.source
     in_folder = any(stands(folder) for stands, _ in READERS.values())
     if data.source in PLANNED and not in_folder and disk.find(folder, data.source) is None:
-        return _zeros(data.source, Planned(*PLANNED[data.source]))
+        return _seen(_zeros(data.source, Planned(*PLANNED[data.source])), data)
     if data.size and importlib.util.find_spec("grain") is None:
         raise UserError(f"data.size={data.size} needs Grain and OpenCV: pip install 'mnet_jax[data]'")
     if in_folder:
@@ -203,16 +203,20 @@ def _targets_of(folder: Path, wanted: str) -> str:
 @functools.cache
 def _zeros(name: str, planned: Planned) -> Dataset:
     shape, train, test, classes, most = planned
-    zeros = {"labels": np.int32(0)}
+    count = train + test
+    targets = {"labels": np.arange(count, dtype=np.int32) % classes}
     if most:
-        zeros = {"boxes": np.zeros((most, 4), np.float32), "classes": np.zeros(most, np.int32)}
+        targets = {
+            "boxes": np.broadcast_to(np.float32(0), (count, most, 4)),
+            "classes": np.broadcast_to(np.int32(0), (count, most)),
+        }
     return Dataset(
         name=name,
-        images=np.broadcast_to(np.uint8(0), (train + test, *shape)),
-        targets={key: np.broadcast_to(zero, (train + test, *zero.shape)) for key, zero in zeros.items()},
+        images=np.broadcast_to(np.uint8(0), (count, *shape)),
+        targets=targets,
         class_names=("",) * classes,
         train_indices=np.arange(train),
-        test_indices=np.arange(train, train + test),
+        test_indices=np.arange(train, count),
         mean=(0.0,) * shape[-1],
         std=(1.0,) * shape[-1],
         fingerprint="",
