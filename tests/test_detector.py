@@ -16,7 +16,7 @@ from mnet_jax.data import augment, load, transforms
 from mnet_jax.detection import anchors, matching
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs, weights
-from mnet_jax.tasks import TASKS
+from mnet_jax.tasks import TASKS, shown
 from mnet_jax.tasks import detection as task
 from mnet_jax.trained import TrainedNetwork
 
@@ -405,10 +405,10 @@ def test_trained_weights_find_boxes_in_files(finished, tmp_path):
 @pytest.mark.slow
 def test_the_report_shows_boxes_and_classes(finished):
     folder, plan, _ = finished
-    shown = list(TASKS["detection"].pictures(folder, plan))
-    assert [title for title, _, _ in shown] == ["Classes", "Boxes"]
-    assert [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
-    assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+    pictures = list(TASKS["detection"].pictures(folder, plan))
+    assert [title for title, _, _ in pictures] == ["Classes", "Boxes"]
+    assert [label.get_text() for label in pictures[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
+    assert len(pictures[1][1].axes) == 3 * 2 * shown.DRAWN
     summary, drawn = report.write(folder)
     assert {"Classes", "Boxes", "Every run"} <= {figure.title for figure in drawn}
     assert "AP at 0.75" in report.to_text(summary)

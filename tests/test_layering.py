@@ -68,10 +68,9 @@ UPWARD = {
     ("tasks.base", "data"),
     ("tasks.base", "models"),
     ("tasks.classification", "data"),
-    *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
-    *(("tasks.detection", room) for room in ("models", "results", "stats", "trained")),
-    *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
-    *(("tasks.segmentation", room) for room in ("models", "results", "stats", "trained")),
+    *(("tasks.detection", room) for room in ("data", "detection", "figures", "models")),
+    *(("tasks.segmentation", room) for room in ("data", "figures", "models")),
+    *(("tasks.shown", room) for room in ("arms", "data", "experiment", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }
