@@ -52,7 +52,7 @@ def metadata(data: Any) -> Dataset:
     folder = data_dir(data.dir) / data.source
     in_folder = masks.has_masks(folder) or boxes.has_boxes(folder)
     if data.source in PLANNED and not in_folder and disk.find(folder, data.source) is None:
-        return _zeros(data.source, Planned(*PLANNED[data.source]))
+        return _zeros(data.source, PLANNED[data.source])
     if in_folder:
         return from_config(data)  # its images may have one size only once they are fitted into a square
     return from_name(data.source, data.dir, data.train_split, data.test_split)

@@ -323,7 +323,7 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
         found_D4 = found["boxes"][index]
         classes_D = np.where(found["scores"][index] >= SHOWN_SCORE, found["classes"][index], 0)
         rows["truth"].append(boxes.overlay(image_HWC, true_M4, classes_M))
-        rows["found"].append(boxes.overlay(image_HWC, found_D4, classes_D))
+        rows["found"].append(boxes.overlay(image_HWC, found_D4[::-1], classes_D[::-1]))  # the best on top
         rows["missed"].append(boxes.overlay(image_HWC, true_M4, _missed(true_M4, classes_M, found_D4, classes_D)))
     caption = f"{arm.sentence('mean AP')} Found: with a score of {SHOWN_SCORE} or more. Missed: none of these of its "
     caption += "class overlaps it by half. Colors are VOC's palette."
