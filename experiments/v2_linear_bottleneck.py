@@ -4,7 +4,7 @@ Claim: non-linearities in the narrow layers lose information, so a linear bottle
 2018, sections 3.2 and 6.2; Figure 6a: 71.05 against 70.43 % ImageNet top-1, mean of steps 6M to 7M, read from the
 figure's vectors; one run each).
 
-    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py                  # 36 runs, 2 minutes on 2 cores
+    python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py                  # 2 minutes, 36 runs
     python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10_quick    # 2 min 41 s
     python -m mnet_jax.main --config experiments/v2_linear_bottleneck.py:cifar10          # 50 minutes, by its step
 

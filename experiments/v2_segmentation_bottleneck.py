@@ -5,8 +5,8 @@ Claim: a ReLU6 in the narrow layers loses information, so linear ones are more a
 
     python -m mnet_jax.main --config experiments/v2_segmentation_bottleneck.py    # 10 runs, about 8 minutes on 2 cores
 
-Measured (scenes, 5 seeds, one rate for both arms, not tuned), within that budget: supported; linear has 71.28 % mean IOU
-and exceeds relu6 by 2.77 points [1.88, 3.66], p = 0.00099.
+Measured (scenes, 5 seeds, one rate for both arms, not tuned), within that budget: supported; linear has 71.28 % mean
+IOU and exceeds relu6 by 2.77 points [1.88, 3.66], p = 0.00099.
 """
 
 from mnet_jax import config

@@ -1,7 +1,5 @@
 """The detection task: taps, heads, targets that move with pixels, the loss, whole runs, and predictions of a file."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +12,11 @@ from PIL import Image
 
 from mnet_jax import config, cost, experiment, feed, models, report, results, sharding, step, sweep, train
 from mnet_jax.cost import conventions
-from mnet_jax.data import augment, boxes, load, transforms
+from mnet_jax.data import augment, load, transforms
 from mnet_jax.detection import anchors, matching
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs, weights
-from mnet_jax.tasks import TASKS
+from mnet_jax.tasks import TASKS, shown
 from mnet_jax.tasks import detection as task
 from mnet_jax.trained import TrainedNetwork
 
@@ -52,28 +50,6 @@ TINY = {
     "optim.name": "sgd",
     "optim.schedule": "cosine",
     "optim.lr": 0.01,
-}
-
-COCO_MINI = Path(os.environ.get("MNET_DATA_DIR", "nowhere")) / "coco_mini"
-
-OVERFIT = {
-    "model.name": "c17",
-    "model.dropout": 0.0,
-    "model.init": "he",
-    "model.norm.momentum": 0.9,
-    "data.resolution": 128,
-    "data.flip": False,
-    "detection.random_scale": (1.0, 1.0),
-    "detection.extras": (96, 96),
-    "detection.smallest": 0.05,
-    "detection.largest": 0.8,
-    "train.epochs": 150,
-    "train.batch_size": 8,
-    "optim.name": "adamw",
-    "optim.lr": 0.005,
-    "optim.schedule": "cosine",
-    "optim.decay": 0.999,
-    "optim.eps": 1e-8,
 }
 
 
@@ -429,10 +405,10 @@ def test_trained_weights_find_boxes_in_files(finished, tmp_path):
 @pytest.mark.slow
 def test_the_report_shows_boxes_and_classes(finished):
     folder, plan, _ = finished
-    shown = list(TASKS["detection"].pictures(folder, plan))
-    assert [title for title, _, _ in shown] == ["Classes", "Boxes"]
-    assert [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
-    assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+    pictures = list(TASKS["detection"].pictures(folder, plan))
+    assert [title for title, _, _ in pictures] == ["Classes", "Boxes"]
+    assert [label.get_text() for label in pictures[0][1].axes[0].get_yticklabels()][:2] == ["0", "1"]
+    assert len(pictures[1][1].axes) == 3 * 2 * shown.DRAWN
     summary, drawn = report.write(folder)
     assert {"Classes", "Boxes", "Every run"} <= {figure.title for figure in drawn}
     assert "AP at 0.75" in report.to_text(summary)
@@ -479,27 +455,3 @@ def test_one_and_eight_devices_train_and_find_alike():
         ends.append((float(sums["loss"][0]), task.score({}, kept, cfg)["coco_map"]))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (COCO_MINI / "annotations").is_dir(), reason="COCO's 26 photographs are not here")
-def test_a_detector_learns_26_photographs_by_heart():
-    """AP50 of the training images above .9 (COCO's first ones, five minutes)."""
-    cfg = config.at_scale("coco", task="detection")
-    config.override(cfg, OVERFIT)
-    config.check(cfg)
-    dataset = boxes.from_folder(COCO_MINI, cfg.data.resolution)
-    train_N = dataset.train_indices[:24]
-    arrays = tuple(jax.tree.map(jnp.asarray, (dataset.in_memory(), dict(task.targets(dataset, cfg)))))
-    mesh = sharding.mesh(1, 8, jax.devices()[:1])
-    program = step.build(TASKS["detection"], cfg, 1, dataset.mean, dataset.std, 3, mesh)
-    traced = jax.tree.map(lambda value: jnp.full(1, value, jnp.float32), config.traced_values(cfg))
-    state = program.init(jnp.zeros(1, jnp.int32))
-    rng = np.random.default_rng(0)
-    for _ in range(cfg.train.epochs):
-        index = jnp.asarray(rng.permutation(train_N).reshape(1, 3, 8), jnp.int32)
-        state, _ = program.train(state, traced, (), arrays, {"index": index}, jnp.int32(0), jnp.int32(3))
-    held_out = {"index": jnp.asarray(train_N.reshape(1, 3, 8), jnp.int32), "mask": jnp.ones((1, 3, 8))}
-    kept = program.evaluate(state, traced, arrays, held_out)[1]
-    kept = {name: np.asarray(array)[0].reshape(24, *array.shape[3:]) for name, array in kept.items()}
-    assert task.score({}, kept, cfg)["ap50"] > 0.9

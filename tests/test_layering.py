@@ -68,13 +68,12 @@ ORDERED = {
 UPWARD = {
     ("models", "trained"),
     ("tasks.base", "data"),
-    *(("tasks.base", room) for room in ("models", "results", "stats")),
+    ("tasks.base", "models"),
     *(("tasks.classification", room) for room in ("arms", "data", "experiment", "figures", "results", "stats")),
-    *(("tasks.attributes", room) for room in ("arms", "experiment", "figures")),
-    *(("tasks.detection", room) for room in ("arms", "data", "detection", "experiment", "figures")),
-    *(("tasks.detection", room) for room in ("models", "results", "trained")),
-    *(("tasks.segmentation", room) for room in ("arms", "data", "experiment", "figures")),
-    *(("tasks.segmentation", room) for room in ("models", "results", "trained")),
+    ("tasks.attributes", "figures"),
+    *(("tasks.detection", room) for room in ("data", "detection", "figures", "models")),
+    *(("tasks.segmentation", room) for room in ("data", "figures", "models")),
+    *(("tasks.shown", room) for room in ("arms", "data", "experiment", "results", "stats", "trained")),
     ("tasks.spiral", "figures"),
     ("tasks.spiral", "results"),
 }

@@ -16,7 +16,7 @@ from mnet_jax.data import augment, load, masks, scenes
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs, weights
 from mnet_jax.models.heads import deeplab
-from mnet_jax.tasks import TASKS
+from mnet_jax.tasks import TASKS, shown
 from mnet_jax.tasks import segmentation as task
 
 TINY = {
@@ -707,11 +707,11 @@ def test_trained_weights_predict_masks(finished):
 @pytest.mark.slow
 def test_the_report_shows_masks_and_classes(finished):
     folder, plan, _ = finished
-    shown = list(TASKS["segmentation"].pictures(folder, plan))
-    assert [title for title, _, _ in shown] == ["Classes", "Masks"]
-    names = [label.get_text() for label in shown[0][1].axes[0].get_yticklabels()]
+    pictures = list(TASKS["segmentation"].pictures(folder, plan))
+    assert [title for title, _, _ in pictures] == ["Classes", "Masks"]
+    names = [label.get_text() for label in pictures[0][1].axes[0].get_yticklabels()]
     assert names[0] == "background"
-    assert len(shown[1][1].axes) == 3 * 2 * task.DRAWN
+    assert len(pictures[1][1].axes) == 3 * 2 * shown.DRAWN
 
 
 @pytest.mark.slow

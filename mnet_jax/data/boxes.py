@@ -272,12 +272,15 @@ DRAWN_SIDE = 256
 
 
 def overlay(image_HWC: np.ndarray, boxes_M4: np.ndarray, classes_M: np.ndarray) -> np.ndarray:
-    """An image, uint8, enlarged, with the frames of its boxes in VOC's colors of their classes: uint8 [H', W', 3]."""
+    """An image, uint8, enlarged, with the frames of its boxes in VOC's colors of their classes, the last one on top.
+
+    Returns uint8 [H', W', 3].
+    """
     factor = max(1, -(-DRAWN_SIDE // len(image_HWC)))
     drawn = np.repeat(np.repeat(image_HWC, factor, 0), factor, 1)
     drawn = np.broadcast_to(drawn, (*drawn.shape[:2], 3)).copy()
     H, W, _ = drawn.shape
-    line, colors = max(1, H // 128), masks.palette()
+    line, colors = max(1, H // 64), masks.palette()
     for box, number in zip(boxes_M4, classes_M, strict=True):
         if number:
             top, left, bottom, right = np.rint(np.clip(box, 0, 1) * (H, W, H, W)).astype(int)

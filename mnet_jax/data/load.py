@@ -62,7 +62,7 @@ def metadata(data: Any) -> Dataset:
     folder = data_dir(data.dir) / data.source
     in_folder = any(stands(folder) for stands, _ in READERS.values())
     if data.source in PLANNED and not in_folder and disk.find(folder, data.source) is None:
-        return _seen(_zeros(data.source, Planned(*PLANNED[data.source])), data)
+        return _seen(_zeros(data.source, PLANNED[data.source]), data)
     if data.size and importlib.util.find_spec("grain") is None:
         raise UserError(f"data.size={data.size} needs Grain and OpenCV: pip install 'mnet_jax[data]'")
     if in_folder:

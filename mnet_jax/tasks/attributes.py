@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnet_jax.errors import UserError
-from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task, of_first_arm
+from mnet_jax.tasks.base import TRAIN_LOSS, Metric, Targets, Task
 
 if TYPE_CHECKING:
     import jax
@@ -138,13 +138,12 @@ def predict(logits_BK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
 
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """The AP of each attribute over the first arm's seeds."""
-    from mnet_jax import experiment, figures
-    from mnet_jax.arms import arm_config
+    from mnet_jax import figures
+    from mnet_jax.tasks import shown
 
-    arm = sweep.arms[0]
-    dataset = experiment.code_of(workdir, sweep).load_dataset(arm_config(sweep.config, arm).data)
-    if by_attribute := of_first_arm(workdir, sweep, "ap", names(dataset)):
+    if (arm := shown.first_arm(workdir, sweep)) is not None:
         caption = f"Average precision of each attribute; the seeds of {arm.name} with mean and 95 % t-interval."
+        by_attribute = arm.by_number("ap", names(arm.dataset))
         yield "Attributes", figures.seeds(by_attribute, Metric("ap", "AP", "%", 1)), caption
 
 

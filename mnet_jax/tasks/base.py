@@ -7,7 +7,6 @@ task is one file, here or in an experiment file. Shape letters: B images of a ba
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,22 +145,6 @@ class Task:
     def trains(self) -> bool:
         """Whether a run of this task trains a network."""
         return self.measure is None
-
-
-def of_first_arm(workdir: Path, sweep: Any, prefix: str, names: Iterable[str]) -> dict[str, tuple[Any, list[float]]]:
-    """Name -> estimate and values in percent, of what finished seeds of the first arm measured last as "prefix/0", ..
-
-    `names` are those of 0, 1, ..; one that no seed measured is left out.
-    """
-    from mnet_jax import results, stats
-
-    runs = [run.name for run in sweep.runs if run.arm == sweep.arms[0].name and results.is_done(workdir, run.name)]
-    lines = [lines[-1] for run in runs if (lines := results.read_metrics(workdir, run))]
-    return {
-        name: (stats.within(stats.estimate(values), 0, 100), values)
-        for number, name in enumerate(names)
-        if (values := [100 * line[f"{prefix}/{number}"] for line in lines if f"{prefix}/{number}" in line])
-    }
 
 
 DENSE_TARGETS_REFUSE = (

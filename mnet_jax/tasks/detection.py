@@ -20,7 +20,6 @@ from mnet_jax.tasks.base import (
     Targets,
     Task,
     check_scale_range,
-    of_first_arm,
     refuse_if_set,
 )
 
@@ -294,12 +293,6 @@ def predict(predictions: "Predictions", cfg: Any) -> dict[str, "jax.Array"]:
     return {"boxes": boxes_BD4, "scores": found.scores_D, "classes": found.classes_D}
 
 
-DRAWN = 4
-"""Best and worst images that the report shows, each."""
-
-LOOKED_AT = 256
-"""Held-out images that they are the best and worst of."""
-
 SHOWN_SCORE = 0.3
 """Least score of the detections that are drawn."""
 
@@ -309,42 +302,31 @@ def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
 
     The best and worst are by COCO's mean AP of an image alone.
     """
-    from mnet_jax import experiment, figures, results, trained
-    from mnet_jax.arms import arm_config
+    from mnet_jax import figures
     from mnet_jax.data import boxes
-    from mnet_jax.data import dataset as datasets
+    from mnet_jax.tasks import shown
 
-    arm = sweep.arms[0]
-    runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
-    weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
-    if not weights or not weights[0].exists():
+    if (arm := shown.first_arm(workdir, sweep)) is None:
         return
-    code = experiment.code_of(workdir, sweep)
-    cfg = arm_config(sweep.config, arm)
-    dataset = code.load_dataset(cfg.data)
-    by_class = of_first_arm(workdir, sweep, "ap", dataset.class_names)
     caption = f"COCO's average precision of each class; the seeds of {arm.name} with mean and 95 % t-interval."
-    yield "Classes", figures.seeds(by_class, Metric("ap", "AP", "%", 1)), caption
-    if code:  # the network is then defined by the experiment file
+    yield "Classes", figures.seeds(arm.by_number("ap", arm.dataset.class_names), Metric("ap", "AP", "%", 1)), caption
+    if arm.network is None:
         return
-    network = trained.load(weights[0])
-    test = datasets.split(dataset, runs[0].seed, *datasets.sizes(cfg.data)).test[:LOOKED_AT]
-    images_NHWC, found = dataset.in_memory()[test], network.predict(dataset.in_memory()[test])
-    truth = {name: array[test] for name, array in targets(dataset, cfg).items()}
-    each = _kept(found, truth)
-    values_N = [score({}, {name: array[[index]] for name, array in each.items()}, cfg) for index in range(len(test))]
-    order = np.argsort([-value["coco_map"] for value in values_N], kind="stable")
+    images_NHWC = arm.dataset.in_memory()[arm.test]
+    found = arm.network.predict(images_NHWC)
+    truth = {name: array[arm.test] for name, array in targets(arm.dataset, arm.cfg).items()}
+    kept = _kept(found, truth)
+    alone = [{name: array[[index]] for name, array in kept.items()} for index in range(len(images_NHWC))]
     rows: dict[str, list[np.ndarray]] = {"truth": [], "found": [], "missed": []}
-    for index in np.concatenate([order[:DRAWN], order[-DRAWN:]]):
-        image_HWC, classes_M = images_NHWC[index], truth["classes"][index]
+    for index in shown.best_and_worst([score({}, image, arm.cfg)["coco_map"] for image in alone]):
+        image_HWC, true_M4, classes_M = images_NHWC[index], truth["boxes"][index], truth["classes"][index]
+        found_D4 = found["boxes"][index]
         classes_D = np.where(found["scores"][index] >= SHOWN_SCORE, found["classes"][index], 0)
-        missed_M = _missed(truth["boxes"][index], classes_M, found["boxes"][index], classes_D)
-        rows["truth"].append(boxes.overlay(image_HWC, truth["boxes"][index], classes_M))
-        rows["found"].append(boxes.overlay(image_HWC, found["boxes"][index], classes_D))
-        rows["missed"].append(boxes.overlay(image_HWC, truth["boxes"][index], missed_M))
-    caption = f"The {DRAWN} images with the highest and the {DRAWN} with the lowest mean AP of the first {len(test)} "
-    caption += f"held-out ones; {arm.name}, seed {runs[0].seed}. Found: with a score of {SHOWN_SCORE} or more. Missed: "
-    caption += "none of these overlaps it by half. Colors are VOC's palette."
+        rows["truth"].append(boxes.overlay(image_HWC, true_M4, classes_M))
+        rows["found"].append(boxes.overlay(image_HWC, found_D4[::-1], classes_D[::-1]))  # the best on top
+        rows["missed"].append(boxes.overlay(image_HWC, true_M4, _missed(true_M4, classes_M, found_D4, classes_D)))
+    caption = f"{arm.sentence('mean AP')} Found: with a score of {SHOWN_SCORE} or more. Missed: none of these of its "
+    caption += "class overlaps it by half. Colors are VOC's palette."
     yield "Boxes", figures.contact_sheet({words: np.stack(drawn) for words, drawn in rows.items()}), caption
 
 

@@ -21,7 +21,6 @@ from mnet_jax.tasks.base import (
     Targets,
     Task,
     check_scale_range,
-    of_first_arm,
     refuse_if_set,
 )
 
@@ -201,48 +200,28 @@ def predict(logits_BHWK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
     return {"masks": masks_BHW, "probabilities": jnp.max(probabilities_BHWK, -1)}
 
 
-DRAWN = 4
-"""Best and worst images that the report shows, each."""
-
-LOOKED_AT = 256
-"""Held-out images that they are the best and worst of."""
-
-
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """Predicted masks of the first arm's seed 0, and the IOU of each class over that arm's seeds."""
-    from mnet_jax import experiment, figures, results, trained
-    from mnet_jax.arms import arm_config
-    from mnet_jax.data import dataset as datasets
+    from mnet_jax import figures
     from mnet_jax.data import masks
+    from mnet_jax.tasks import shown
 
-    arm = sweep.arms[0]
-    runs = [run for run in sweep.runs if run.arm == arm.name and results.is_done(workdir, run.name)]
-    weights = [results.run_dir(workdir, run.name) / "weights.safetensors" for run in runs]
-    if not weights or not weights[0].exists():
+    if (arm := shown.first_arm(workdir, sweep)) is None:
         return
-    code = experiment.code_of(workdir, sweep)
-    cfg = arm_config(sweep.config, arm)
-    dataset = code.load_dataset(cfg.data)
-    by_class = of_first_arm(workdir, sweep, "iou", dataset.class_names)
-    iou = Metric("iou", "IOU", "%", 1)
     caption = f"Intersection over union of each class; the seeds of {arm.name} with mean and 95 % t-interval."
-    yield "Classes", figures.seeds(by_class, iou), caption
-    if code:  # the network is then defined by the experiment file
+    yield "Classes", figures.seeds(arm.by_number("iou", arm.dataset.class_names), Metric("iou", "IOU", "%", 1)), caption
+    if arm.network is None:
         return
-    network = trained.load(weights[0])
-    test = datasets.split(dataset, runs[0].seed, *datasets.sizes(cfg.data)).test[:LOOKED_AT]
-    images_NHWC, truth_NHW = dataset.in_memory()[test], dataset.targets["masks"][test]
-    predicted_NHW = network.predict(images_NHWC)["masks"]
-    per_image_N = np.array([_image_iou(*pair, dataset.classes) for pair in zip(truth_NHW, predicted_NHW, strict=True)])
-    order = np.argsort(-per_image_N, kind="stable")
-    shown = np.concatenate([order[:DRAWN], order[-DRAWN:]])
+    images_NHWC, truth_NHW = arm.dataset.in_memory()[arm.test], arm.dataset.targets["masks"][arm.test]
+    predicted_NHW = arm.network.predict(images_NHWC)["masks"]
+    pairs = zip(truth_NHW, predicted_NHW, strict=True)
+    chosen = shown.best_and_worst([_image_iou(*pair, arm.dataset.classes) for pair in pairs])
     rows = {
-        "image": images_NHWC[shown],
-        "truth": masks.overlay(images_NHWC[shown], truth_NHW[shown]),
-        "predicted": masks.overlay(images_NHWC[shown], predicted_NHW[shown]),
+        "image": images_NHWC[chosen],
+        "truth": masks.overlay(images_NHWC[chosen], truth_NHW[chosen]),
+        "predicted": masks.overlay(images_NHWC[chosen], predicted_NHW[chosen]),
     }
-    caption = f"The {DRAWN} images with the highest and the {DRAWN} with the lowest mean IOU of the first {len(test)} "
-    caption += f"held-out ones; {arm.name}, seed {runs[0].seed}. Colors are VOC's palette; white is ignored."
+    caption = f"{arm.sentence('mean IOU')} Colors are VOC's palette; white is ignored."
     yield "Masks", figures.contact_sheet(rows), caption
 
 
