@@ -34,7 +34,7 @@ LOOP = (
     ("worker",),
 )
 DOORS = (
-    ("analysis.__main__", "laboratory"),
+    ("analysis.__main__", "convert.__main__", "laboratory"),
     ("bench", "main"),
 )
 FLOORS = (*WORDS, *PARTS, *SUMS, *LOOP, *DOORS)
