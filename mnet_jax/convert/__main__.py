@@ -1,11 +1,10 @@
 """`python -m mnet_jax.convert FROM TO`: weights of timm or torchvision to a file of ours, or the other way round."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnet_jax import config, flags, trained
+from mnet_jax import config, flags, runtime, trained
 from mnet_jax.convert import pytorch
 from mnet_jax.errors import UserError
 from mnet_jax.models import weights
@@ -61,7 +60,5 @@ def _import(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with runtime.exit_status():
         main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")

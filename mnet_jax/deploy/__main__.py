@@ -1,0 +1,156 @@
+"""`python -m mnet_jax.deploy WEIGHTS --to FORMAT -o FILE`: a trained network as a file, measured against JAX."""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnet_jax import flags, runtime, trained
+from mnet_jax.deploy import imported, onnx, stablehlo, tflite, trace
+from mnet_jax.errors import UserError
+from mnet_jax.results import write_atomic
+
+DIFFERENCE = 1e-5
+"""The largest that an output may differ from JAX's, as a share of the largest output."""
+
+AGREEMENT = 0.995
+"""The share of images that at least must be of the same class as in JAX."""
+
+
+class Format(NamedTuple):
+    """A kind of file: its suffix, the modules of the extra of its name, how it is written, read and run."""
+
+    suffix: str
+    modules: tuple[str, ...]
+    export: Callable[[Any, trained.TrainedNetwork], bytes]
+    operations: Callable[[bytes], Counter[str]] | None
+    runner: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
+
+
+def _onnx(traced: Any, network: trained.TrainedNetwork) -> bytes:
+    said = {"mean": network.mean, "std": network.std, "class_names": list(network.class_names)}
+    return onnx.export(traced, {name: json.dumps(value) for name, value in said.items()})
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("onnx", "onnxruntime"), _onnx, onnx.operations, onnx.runner),
+    "tflite": Format(
+        ".tflite",
+        ("litert_converter", "ai_edge_litert"),
+        lambda traced, network: tflite.export(traced),
+        tflite.operations,
+        tflite.runner,
+    ),
+    "stablehlo": Format(
+        ".stablehlo", ("flatbuffers",), lambda traced, network: stablehlo.export(traced), None, stablehlo.runner
+    ),
+}
+
+
+class Measured(NamedTuple):
+    """What a file computes beside the network itself, on the same images.
+
+    `difference`  the largest of an output, as a share of the largest output.
+    `agreement`   the share of images whose largest output is the same; of outputs that are no logits, 1.
+    `seconds`     of one image: the file's and the network's in JAX, each the least of all.
+    """
+
+    difference: float
+    agreement: float
+    seconds: tuple[float, float]
+
+    @property
+    def passes(self) -> bool:
+        """Whether no bar is missed."""
+        return self.difference <= DIFFERENCE and self.agreement >= AGREEMENT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the file and prints what it is; returns 1 where it misses a bar."""
+    args = _parser().parse_args(arguments)
+    chosen = FORMATS[args.to]
+    flags.check_number("--images", args.images, 1)
+    flags.check_file("-o", args.out, (chosen.suffix,))
+    for module in chosen.modules:
+        imported(module, args.to)
+    network = trained.load(args.weights, file=args.file)
+    if network.cfg.model.dtype != "float32":
+        raise UserError(f"model.dtype={network.cfg.model.dtype!r}; allowed: 'float32', in which files compute")
+    file = chosen.export(trace.evaluation(network.network, (1, *network.input_shape)), network)
+    write_atomic(args.out, file)
+    images, which = _images(network, args.images)
+    measured = measure(network, chosen.runner(file), images)
+    operations = chosen.operations(file) if chosen.operations else Counter()
+    theirs, ours = (1e3 * seconds for seconds in measured.seconds)
+    lines = [
+        f"{args.out}: {network.cfg.model.name}, {len(file):,} bytes",
+        ", ".join(f"{number} {name}" for name, number in operations.most_common()),
+        f"largest difference to JAX: {measured.difference:.1e} of the largest output (at most {DIFFERENCE:g})",
+        f"same class: {measured.agreement:.2%} of {len(images)} {which} (at least {AGREEMENT:.1%})",
+        f"one image on one thread: {theirs:.2f} ms, in JAX {ours:.2f} ms (the least of {len(images)})",
+    ]
+    print("\n".join(filter(None, lines)))
+    return 0 if measured.passes else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m mnet_jax.deploy", description=__doc__)
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="runs/NAME/weights.safetensors of a workdir")
+    parser.add_argument("--to", choices=tuple(FORMATS), required=True)
+    parser.add_argument("-o", dest="out", type=Path, required=True, metavar="FILE", help="the file to write")
+    parser.add_argument("--images", type=int, default=100, help="held-out images to compare on (default: 100)")
+    parser.add_argument("--file", default="", help="the experiment file that defines the network, where one did")
+    return parser
+
+
+def _images(network: trained.TrainedNetwork, number: int) -> tuple[np.ndarray, str]:
+    """uint8 images that the run held out, and what they are; random ones where its data set is not here."""
+    from mnet_jax.data import dataset as sets
+    from mnet_jax.data import load, transforms
+
+    data, seed = network.cfg.data, network.made_by.get("seed")
+    if seed is not None:
+        try:
+            dataset = load.from_config(data)
+            test = sets.split(dataset, seed, data.train_size, data.holdout).test
+            held_out = [dataset.image(index) for index in test[:number]]
+            if data.size:
+                held_out = [transforms.center_crop(image_HWC, data.size, data.eval_crop) for image_HWC in held_out]
+            return np.stack(held_out), "held-out images"
+        except UserError as error:
+            print(f"the images that the run held out are not here: {error}", file=sys.stderr)
+    shape = (number, *network.input_shape)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "images of random pixels"
+
+
+def measure(network: trained.TrainedNetwork, run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Measured:
+    """Compares what `run` makes of normalized images with the network itself, one image at a time."""
+    import jax
+    from flax import nnx
+
+    graphdef, state = nnx.split(network.network)
+    compiled = jax.jit(lambda state, images_BHWC: nnx.merge(graphdef, state)(images_BHWC)[0])
+    runs = (run, lambda images_BHWC: np.asarray(compiled(state, images_BHWC)))
+    outputs: tuple[list[np.ndarray], ...] = ([], [])
+    seconds = [float("inf"), float("inf")]
+    for image in images:
+        normalized = np.asarray(network.normalize(image[None]))
+        for which, call in enumerate(runs):
+            start = time.perf_counter()
+            outputs[which].append(call(normalized))
+            seconds[which] = min(seconds[which], time.perf_counter() - start)
+    theirs, ours = map(np.concatenate, outputs)
+    same = theirs.argmax(-1) == ours.argmax(-1) if ours.ndim == 2 else np.ones(len(ours))
+    difference = np.abs(theirs - ours).max() / np.abs(ours).max()
+    return Measured(float(difference), float(np.mean(same)), (seconds[0], seconds[1]))
+
+
+if __name__ == "__main__":
+    with runtime.exit_status():
+        sys.exit(main())
