@@ -51,6 +51,10 @@ def images(batch=2, size=8):
         ("mobilenet_v2", {}, 224, 300_774_272, 3_504_872),  # Sandler et al. 2018, Table 4: 300 M, 3.4 M
         ("mobilenet_v2", {"width": 1.4}, 224, None, 6_108_776),
         ("mobilenet_v2", {"width": 0.35}, 224, None, 1_677_128),
+        # Qin et al. 2024: counted in timm 1.0.31's modules.
+        ("mobilenet_v4_conv_small", {}, 224, 186_005_568, 3_774_024),
+        ("mobilenet_v4_conv_medium", {}, 256, 1_080_244_224, 9_715_512),
+        ("mobilenet_v4_conv_large", {}, 384, 6_376_220_672, 32_590_864),
     ],
 )
 def test_published_sizes(name, fields, resolution, madds, params):

@@ -25,6 +25,9 @@ FINGERPRINTS = {
     ("timm_tf", "tf_mobilenetv3_small_minimal_100"): ("mobilenet_v3_small_minimalistic", {}, 208, "9d9d0ec77ba6"),
     ("torchvision", "mobilenet_v2"): ("mobilenet_v2", {}, 314, "eaba618cc619"),
     ("torchvision", "mobilenet_v3_small"): ("mobilenet_v3_small", {}, 244, "00a7357696a6"),
+    ("timm", "mobilenetv4_conv_small"): ("mobilenet_v4_conv_small", {}, 278, "b250bb9c9c76"),
+    ("timm", "mobilenetv4_conv_medium"): ("mobilenet_v4_conv_medium", {}, 464, "83b888dd6849"),
+    ("timm", "mobilenetv4_conv_large"): ("mobilenet_v4_conv_large", {}, 614, "7236253744a1"),
     ("timm", "mobilenetv3_large_100"): ("mobilenet_v3_large", {}, 312, "268dbe66e0b3"),
     ("torchvision", "mobilenet_v3_large"): ("mobilenet_v3_large", {}, 312, "1a2b07ecc55e"),
 }

@@ -309,15 +309,19 @@ def _fields(name: str, source: Library, tensors: Tensors) -> dict[str, Any]:
     net: Any = network
     rows, before = [], outputs[id(net.stem)]
     for block, row in zip(net.blocks, specs.network(model).blocks, strict=True):
-        if spec.family == "v1":
-            rows.append((outputs[id(block.pointwise)], 1, row.stride))
-            continue
-        expanded, channels = outputs[id(block.depthwise)], outputs[id(block.project)]
-        if spec.family == "v2":
-            expansion = expanded / before
-            rows.append((int(expansion) if expansion.is_integer() else expansion, channels, 1, row.stride))
-        else:
-            rows.append((row.kernel_size, expanded, channels, row.squeezed > 0, row.act, row.stride))
+        widest, last = (getattr(block, part, None) for part in _WIDEST_AND_LAST[spec.family])
+        channels = outputs[id(last or block.conv)]
+        expanded = outputs[id(widest)] if widest else before
+        expansion = expanded / before
+        t = int(expansion) if expansion.is_integer() else expansion
+        rows.append(
+            {
+                "v1": (channels, 1, row.stride),
+                "v2": (t, channels, 1, row.stride),
+                "v3": (row.kernel_size, expanded, channels, row.squeezed > 0, row.act, row.stride),
+                "v4": (row.kind, row.start_size, row.kernel_size, t, channels, row.stride),
+            }[spec.family]
+        )
         before = channels
     fields = {
         "model.name": name,
@@ -328,6 +332,15 @@ def _fields(name: str, source: Library, tensors: Tensors) -> dict[str, Any]:
     }
     last = getattr(net, "features", getattr(net, "head", None))
     return fields if last is None else {**fields, "model.last": outputs[id(last)]}
+
+
+_WIDEST_AND_LAST = {
+    "v1": ("depthwise", "pointwise"),
+    "v2": ("depthwise", "project"),
+    "v3": ("depthwise", "project"),
+    "v4": ("expand", "project"),
+}
+"""Family -> the layers of a block that have its expanded and its output channels."""
 
 
 def _merged(rows: Sequence[tuple[Any, ...]], depths: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
@@ -355,18 +368,19 @@ def _count(tensors: Tensors, prefix: str) -> int:
 def stages(model: Any) -> list[int]:
     """How many blocks each stage of `cfg.model` has, as timm numbers them.
 
-    A stage is a row of V1 and V2; of V3 and V4 it begins where the stride is 2 or, in V3, where the published row has
-    other channels than the one before.
+    A stage is a row of V1 and V2. Of V3 and V4 it begins where the stride of the published row is 2; in V3 also where
+    its channels are others than before, in V4 where convolutions follow on blocks.
     """
     spec = specs.NETWORKS[model.name]
     if spec.family in ("v1", "v2"):
         return [row[-2] for row in (model.blocks or spec.blocks)]
-    depths, before = [], 0
-    for _, _, channels, _, _, stride in spec.blocks:
-        if stride > 1 or channels != before:
+    depths, before = [], None
+    for row in spec.blocks:
+        kind, stride = row[2 if spec.family == "v3" else 0], row[-1]
+        if stride > 1 or (kind != before and (spec.family == "v3" or kind == "conv")):
             depths.append(0)
         depths[-1] += 1
-        before = channels
+        before = kind
     return depths
 
 
@@ -420,6 +434,9 @@ def _timm_pairs(network: Any, model: Any) -> Iterator[Pair]:
     for block, (stage, index) in zip(network.blocks, places, strict=True):
         prefix = f"blocks.{stage}.{index}."
         names = {"depthwise": "conv_dw", "pointwise": "conv_pw", "project": "conv_pw"}
+        if family == "v4":
+            yield from _v4_pairs(block, prefix)
+            continue
         if hasattr(block, "expand"):
             names = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
         present = [(part, name) for part, name in names.items() if hasattr(block, part)]
@@ -434,7 +451,22 @@ def _timm_pairs(network: Any, model: Any) -> Iterator[Pair]:
         last = f"blocks.{len(stages(model))}.0."
         yield Pair(network.head, f"{last}conv", f"{last}bn1")
         yield Pair(network.features, "conv_head", convolution=True)
+    if family == "v4":
+        yield Pair(network.features, "conv_head", "norm_head")
     yield Pair(network.classifier, "classifier")
+
+
+def _v4_pairs(block: Any, prefix: str) -> Iterator[Pair]:
+    if hasattr(block, "conv"):
+        yield Pair(block.conv, f"{prefix}conv", f"{prefix}bn1")
+    elif block.expand.kind == "dense":
+        yield Pair(block.expand, f"{prefix}conv_exp", f"{prefix}bn1")
+        yield Pair(block.project, f"{prefix}conv_pwl", f"{prefix}bn2")
+    else:
+        names = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+        for part, name in names.items():
+            if hasattr(block, part):
+                yield Pair(getattr(block, part), f"{prefix}{name}.conv", f"{prefix}{name}.bn")
 
 
 def _torchvision_pairs(network: Any, model: Any) -> Iterator[Pair]:
@@ -460,18 +492,28 @@ def _torchvision_pairs(network: Any, model: Any) -> Iterator[Pair]:
 
 
 _TIMM_NETWORKS = {
+    "blocks.2.10.pw_proj.conv.weight": "mobilenet_v4_conv_large",
+    "blocks.1.0.pw_proj.conv.weight": "mobilenet_v4_conv_medium",
+    "norm_head.weight": "mobilenet_v4_conv_small",
     "blocks.6.0.conv.weight": "mobilenet_v3_large",
     "blocks.5.0.conv.weight": "mobilenet_v3_small",
     "bn2.weight": "mobilenet_v2",
     "conv_stem.weight": "mobilenet_v1",
 }
 
+_FAMILIES = ("v1", "v2", "v3", "v4")
+
 LIBRARIES: Mapping[str, Library] = {
     "timm": Library(
-        _TIMM_NETWORKS, _timm_pairs, "symmetric", dict.fromkeys(("v1", "v2", "v3"), 1e-5), IMAGENET_MEAN, IMAGENET_STD
+        _TIMM_NETWORKS,
+        _timm_pairs,
+        "symmetric",
+        dict.fromkeys(_FAMILIES, 1e-5),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
     ),
     # The networks of timm whose weights come from TensorFlow: their names there begin with "tf_".
-    "timm_tf": Library(_TIMM_NETWORKS, _timm_pairs, "same", dict.fromkeys(("v1", "v2", "v3"), 1e-3), HALF, HALF),
+    "timm_tf": Library(_TIMM_NETWORKS, _timm_pairs, "same", dict.fromkeys(_FAMILIES, 1e-3), HALF, HALF),
     "torchvision": Library(
         {
             "features.16.0.weight": "mobilenet_v3_large",
