@@ -65,6 +65,8 @@ def export(traced: Any, metadata: Mapping[str, str]) -> bytes:
     (images,) = traced.jaxpr.invars
     first = graph.emit("Transpose", ["images"], images.aval.shape, perm=list(NCHW))
     output = graph.natural(graph.run(traced.jaxpr, traced.consts, first))
+    if graph.uses[traced.jaxpr.outvars[0]] > 1:
+        output = graph.emit("Identity", [output.name], output.shape)
     output.node.output[0] = "outputs"
     info = onnx.helper.make_tensor_value_info
     inputs, outputs = (
@@ -129,7 +131,10 @@ class _Graph:
                 for atom in equation.invars
             ]
             (result,) = equation.outvars
-            values[result] = self.step(equation, operands, result.aval.shape)
+            made = values[result] = self.step(equation, operands, result.aval.shape)
+            for atom, operand in zip(equation.invars, operands, strict=True):
+                if made is operand:  # two names of one tensor
+                    self.uses[result] += self.uses[atom] - 1
         return values[jaxpr.outvars[0]]
 
     def step(self, equation: Any, operands: list[Any], shape: tuple[int, ...]) -> Any:
@@ -138,9 +143,9 @@ class _Graph:
         if name == "broadcast_in_dim":
             return self.broadcast(operands[0], params["broadcast_dimensions"], len(shape))
         if name in BINARY:
-            return self.binary(name, equation, operands, shape)
+            return self.binary(name, equation, operands)
         if name in UNARY:
-            return self.emit(UNARY[name], [operands[0].name], operands[0].shape)
+            return self.emit(UNARY[name], [self.operand(operands[0])], operands[0].shape)
         if name in COMPOSED:
             return COMPOSED[name](self, operands[0], params)
         if name not in RULES:
@@ -157,7 +162,7 @@ class _Graph:
     def broadcast(self, operand: Any, dimensions: Sequence[int], rank: int) -> Any:
         """The operand with axes of length 1 where it is repeated: ONNX repeats them by itself."""
         shape = [1] * rank
-        for axis, length in zip(dimensions, np.shape(operand) if _known(operand) else operand.shape, strict=True):
+        for axis, length in zip(dimensions, operand.shape, strict=True):
             shape[axis] = length
         return operand.reshape(shape) if _known(operand) else self.reshaped(operand, shape)
 
@@ -178,17 +183,14 @@ class _Graph:
             return self.constant(value.reshape(()))
         return self.constant(value.transpose(NCHW) if value.ndim == 4 else value)
 
-    def binary(self, name: str, equation: Any, operands: list[Any], shape: tuple[int, ...]) -> _Tensor:
+    def binary(self, name: str, equation: Any, operands: list[Any]) -> _Tensor:
         """An elementwise operation; with a constant it may become part of the node before it."""
-        shapes = [np.shape(value) if _known(value) else value.shape for value in operands]
-        shape = np.broadcast_shapes(*shapes)
-        known = [value for value in operands if _known(value)]
-        if len(known) == 1:
-            x = next(value for value in operands if not _known(value))
-            alone = [atom for atom in equation.invars if not hasattr(atom, "val") and self.uses[atom] == 1]
-            is_alone = x.node is not None and any(operands[equation.invars.index(atom)] is x for atom in alone)
-            if merged := self.merged(name, x, known[0], operands[0] is x, is_alone, shape):
-                return merged
+        shape = np.broadcast_shapes(*(value.shape for value in operands))
+        for x, value, atom in zip(operands, operands[::-1], equation.invars, strict=True):
+            if _known(value) and not _known(x):
+                merged = self.merged(name, x, value, x is operands[0], self.uses[atom] == 1, shape)
+                if merged:
+                    return merged
         return self.emit(BINARY[name], [self.operand(value) for value in operands], shape)
 
     def merged(
@@ -196,8 +198,10 @@ class _Graph:
     ) -> _Tensor | None:
         """x with a bias, a bound or a division that its own node can take; `alone`: nothing else reads it."""
         node, number = x.node, float(value.reshape(-1)[0]) if value.size == 1 else None
-        if name == "max" and number == 0:
-            return self.emit("Relu", [x.name], shape)
+        if name == "max" and number is not None:
+            return (
+                self.emit("Max", [x.name, self.operand(value)], shape) if number else self.emit("Relu", [x.name], shape)
+            )
         if not alone or x.shape != shape:
             return None
         if name == "add" and node.op_type in ("Conv", "Gemm") and len(node.input) == 2:
