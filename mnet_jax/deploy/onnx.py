@@ -280,10 +280,21 @@ def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _dot(graph: _Graph, operands: list[Any], params: Mapping[str, Any], shape: tuple[int, ...]) -> _Tensor:
-    x, kernel = operands
-    if params["dimension_numbers"] != (((1,), (0,)), ((), ())) or _known(x) or not _known(kernel):
-        raise _refuse(f"dot_general with {params['dimension_numbers']}", "[B, I] times weights [I, O]")
-    return graph.emit("Gemm", [x.name, graph.constant(kernel)], shape)
+    x, y = operands
+    if params["dimension_numbers"] == (((1,), (0,)), ((), ())) and not _known(x) and _known(y):
+        return graph.emit("Gemm", [x.name, graph.constant(y)], shape)
+    contracted, batch = params["dimension_numbers"]
+    first, second = ([chr(start + axis) for axis in range(len(value.shape))] for value, start in ((x, 97), (y, 65)))
+    for pairs in (contracted, batch):
+        for axis, other in zip(*pairs, strict=True):
+            second[other] = first[axis]
+    left = [axis for axis in range(len(first)) if axis not in (*contracted[0], *batch[0])]
+    right = [axis for axis in range(len(second)) if axis not in (*contracted[1], *batch[1])]
+    result = [first[axis] for axis in (*batch[0], *left)] + [second[axis] for axis in right]
+    names = [graph.constant(value) if _known(value) else graph.natural(value).name for value in operands]
+    equation = f"{''.join(first)},{''.join(second)}->{''.join(result)}"
+    product = graph.emit("Einsum", names, shape, equation=equation)
+    return graph.emit("Transpose", [product.name], shape, perm=list(NCHW)) if len(shape) == 4 else product
 
 
 def _reduction(kind: str) -> Callable[..., _Tensor]:

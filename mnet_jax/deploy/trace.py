@@ -1,7 +1,7 @@
 """The evaluation of a network as a flat list of operations on images: what every exporter reads."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +35,11 @@ def evaluation(network: nnx.Module, shape: Sequence[int]) -> Any:
 
     images = jax.ShapeDtypeStruct(tuple(shape), np.float32)
     traced: Any = jax.make_jaxpr(forward)(images)
-    return jax.make_jaxpr(lambda images_BHWC: _fold(traced.jaxpr, traced.consts, [images_BHWC]))(images)
+
+    def folded(images_BHWC: jax.Array) -> list[Any]:
+        return [_whole(value) for value in _fold(traced.jaxpr, traced.consts, [images_BHWC])]
+
+    return jax.make_jaxpr(folded)(images)
 
 
 def _fold(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -58,21 +62,35 @@ def _results(equation: Any, operands: list[Any]) -> list[Any]:
         return _fold(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
     if primitive.name in COPIES:
         return operands
-    if primitive.name == "convert_element_type" and operands[0].dtype == equation.outvars[0].aval.dtype:
+    if primitive.name == "convert_element_type" and equation.invars[0].aval.dtype == params["new_dtype"]:
         return operands
     if primitive.name in ("max", "min"):
         no_bound = -np.inf if primitive.name == "max" else np.inf
         for one, other in (operands, operands[::-1]):
-            if _known(one) and np.ndim(one) == 0 and float(np.asarray(one)) == no_bound:
+            number = one.array if isinstance(one, _Repeated) else one
+            if _known(number) and np.ndim(number) == 0 and float(np.asarray(number)) == no_bound:
                 return [other]
-    sizes = [np.size(operand) if _known(operand) else 0 for operand in operands]
-    # A constant that is repeated stays small: whoever reads the trace repeats it.
-    if all(map(_known, operands)) and all(var.aval.size <= max(sizes, default=0) for var in equation.outvars):
+    if all(map(_known, operands)):
+        if primitive.name == "broadcast_in_dim":
+            return [_Repeated(operands[0], equation)]
         with jax.ensure_compile_time_eval():
-            results = primitive.bind(*operands, **params)
+            results = primitive.bind(*map(_whole, operands), **params)
     else:
-        results = primitive.bind(*operands, **params)
+        results = primitive.bind(*map(_whole, operands), **params)
     return list(results) if primitive.multiple_results else [results]
+
+
+class _Repeated(NamedTuple):
+    """A known array before it is repeated: one that meets an image stays small in the trace."""
+
+    array: Any
+    equation: Any
+
+
+def _whole(value: Any) -> Any:
+    if not isinstance(value, _Repeated):
+        return value
+    return value.equation.primitive.bind(_whole(value.array), **value.equation.params)
 
 
 def _known(value: Any) -> bool:
