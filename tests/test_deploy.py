@@ -97,10 +97,11 @@ def test_the_command_writes_a_file_and_says_how_near_it_is(weights_file, tmp_pat
     out, exported = tmp_path / "tiny.stablehlo", []
     plain = deploy.Format(
         ".stablehlo",
+        "",
         (),
         lambda traced, network: exported.append(traced) or b"a file",
-        lambda file: Counter(CONV_2D=10),
         lambda file: jax.jit(stablehlo.lowered(exported[-1], "cpu").call),
+        lambda file: Counter(CONV_2D=10),
     )
     monkeypatch.setitem(deploy.FORMATS, "stablehlo", plain)
     command = [str(weights_file), "--to", "stablehlo", "-o", str(out), "--images", "3"]
@@ -108,9 +109,12 @@ def test_the_command_writes_a_file_and_says_how_near_it_is(weights_file, tmp_pat
     said = capsys.readouterr().out
     assert out.read_bytes() == b"a file"
     assert f"{out}: mobilenet_v2, 6 bytes\n10 CONV_2D\n" in said
-    assert "same class: 100.00% of 3 images of random pixels" in said
+    assert "same class: 100.00% of 3 random images" in said
     monkeypatch.setattr(deploy, "DIFFERENCE", -1.0)
     assert deploy.main(command) == 1
+    monkeypatch.setitem(deploy.FORMATS, "stablehlo", plain._replace(quantized=lambda file, images: file))
+    with pytest.raises(UserError, match=r"needs the images that .* was trained on"):
+        deploy.main(command)
 
 
 def test_what_is_not_installed_is_named_with_its_extra():
@@ -155,6 +159,19 @@ def everything():
     return network
 
 
+def several(number: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    return [rng.normal(size=(1, 8, 8, 3)).astype(np.float32) for _ in range(number)]
+
+
+def near(network: Any, file: bytes, exporter: Any) -> None:
+    """Integers are within a tenth of the largest logit, on images that set their ranges: the layers have 4 channels."""
+    run = exporter.runner(file)
+    for image in several(8):
+        expected = np.asarray(network(image)[0])
+        np.testing.assert_allclose(run(image), expected, rtol=0, atol=0.1 * np.abs(expected).max())
+
+
 class TestONNX:
     @pytest.fixture(autouse=True)
     def installed(self):
@@ -175,6 +192,11 @@ class TestONNX:
         file = onnx.export(trace.evaluation(everything, (1, 8, 8, 3)), {})
         same(everything, file, onnx.runner, 8)
 
+    def test_integers_see_the_same_class(self, tiny, traced):
+        from mnet_jax.deploy import onnx
+
+        near(tiny, onnx.quantized(onnx.export(traced, {}), several(8)), onnx)
+
     def test_others_are_refused_by_the_primitives_name(self):
         from mnet_jax.deploy import onnx
 
@@ -190,7 +212,7 @@ class TestONNX:
         network, side = build(name), {"inception_v3": 75, "alexnet": 227, "vgg16": 224}.get(name, 64)
         traced = trace.evaluation(network, (1, side, side, 3))
         if name in ("alexnet", "googlenet"):  # their local response norm sums over channels
-            with pytest.raises(UserError, match="the pooling of windows"):
+            with pytest.raises(UserError, match="reduce_window_sum over windows"):
                 onnx.export(traced, {})
             return
         file = onnx.export(traced, {})
@@ -214,6 +236,18 @@ class TestTFLite:
         counted = tflite.operations(file)
         assert counted.pop("PAD", 0) == 0
         assert counted == {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 3, "ADD": 3, "MEAN": 1, "FULLY_CONNECTED": 1}
+
+    def test_integers_see_the_same_class(self, tiny, traced):
+        pytest.importorskip("litert_quantizer")
+        from mnet_jax.deploy import tflite
+
+        file = tflite.quantized(tflite.export(traced), several(8))
+        near(tiny, file, tflite)
+        interpreter = tflite.imported("ai_edge_litert.interpreter", "tflite").Interpreter(model_content=file)
+        (images,) = interpreter.get_input_details()
+        reach = max(image.max() for image in several(8)) - min(image.min() for image in several(8))
+        assert images["quantization"][0] == pytest.approx(reach / 255, rel=1e-6)
+        assert not {"QUANTIZE", "DEQUANTIZE"} & tflite.operations(file).keys()
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", [*specs.NETWORKS, *specs.ZOO])

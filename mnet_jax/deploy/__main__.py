@@ -17,20 +17,22 @@ from mnet_jax.errors import UserError
 from mnet_jax.results import write_atomic
 
 DIFFERENCE = 1e-5
-"""The largest that an output may differ from JAX's, as a share of the largest output."""
+"""The largest that an output of a file in float32 may differ from JAX's, as a share of the largest output."""
 
-AGREEMENT = 0.995
-"""The share of images that at least must be of the same class as in JAX."""
+AGREEMENT, AGREEMENT_OF_INTEGERS = 0.995, 0.95
+"""The share of images that at least must be of the same class as in JAX, of a file in float32 and one in integers."""
 
 
 class Format(NamedTuple):
-    """A kind of file: its suffix, the modules of the extra of its name, how it is written, read and run."""
+    """A kind of file: its suffix, the modules of its extra, and how it is written, quantized, listed and run."""
 
     suffix: str
+    extra: str
     modules: tuple[str, ...]
     export: Callable[[Any, trained.TrainedNetwork], bytes]
-    operations: Callable[[bytes], Counter[str]] | None
     runner: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
+    operations: Callable[[bytes], Counter[str]] | None = None
+    quantized: Callable[[bytes, Sequence[np.ndarray]], bytes] | None = None
 
 
 def _onnx(traced: Any, network: trained.TrainedNetwork) -> bytes:
@@ -38,17 +40,26 @@ def _onnx(traced: Any, network: trained.TrainedNetwork) -> bytes:
     return onnx.export(traced, {name: json.dumps(value) for name, value in said.items()})
 
 
+_ONNX = Format(".onnx", "onnx", ("onnx", "onnxruntime"), _onnx, onnx.runner, onnx.operations)
+_TFLITE = Format(
+    ".tflite",
+    "tflite",
+    ("litert_converter", "ai_edge_litert"),
+    lambda traced, network: tflite.export(traced),
+    tflite.runner,
+    tflite.operations,
+)
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxruntime"), _onnx, onnx.operations, onnx.runner),
-    "tflite": Format(
-        ".tflite",
-        ("litert_converter", "ai_edge_litert"),
-        lambda traced, network: tflite.export(traced),
-        tflite.operations,
-        tflite.runner,
-    ),
+    "onnx": _ONNX,
+    "onnx-int8": _ONNX._replace(quantized=onnx.quantized),
+    "tflite": _TFLITE,
+    "tflite-int8": _TFLITE._replace(modules=(*_TFLITE.modules, "litert_quantizer"), quantized=tflite.quantized),
     "stablehlo": Format(
-        ".stablehlo", ("flatbuffers",), lambda traced, network: stablehlo.export(traced), None, stablehlo.runner
+        ".stablehlo",
+        "stablehlo",
+        ("flatbuffers",),
+        lambda traced, network: stablehlo.export(traced),
+        stablehlo.runner,
     ),
 }
 
@@ -65,38 +76,45 @@ class Measured(NamedTuple):
     agreement: float
     seconds: tuple[float, float]
 
-    @property
-    def passes(self) -> bool:
-        """Whether no bar is missed."""
-        return self.difference <= DIFFERENCE and self.agreement >= AGREEMENT
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the file and prints what it is; returns 1 where it misses a bar."""
     args = _parser().parse_args(arguments)
     chosen = FORMATS[args.to]
-    flags.check_number("--images", args.images, 1)
+    for flag in ("images", "calibrate"):
+        flags.check_number(f"--{flag}", getattr(args, flag), 1)
     flags.check_file("-o", args.out, (chosen.suffix,))
     for module in chosen.modules:
-        imported(module, args.to)
+        imported(module, chosen.extra)
     network = trained.load(args.weights, file=args.file)
     if network.cfg.model.dtype != "float32":
         raise UserError(f"model.dtype={network.cfg.model.dtype!r}; allowed: 'float32', in which files compute")
+    known = _own_images(network, args.calibrate, args.images)
+    images, which = (known.test, "held-out images") if known else (_random(network, args.images), "random images")
     file = chosen.export(trace.evaluation(network.network, (1, *network.input_shape)), network)
+    most, least = DIFFERENCE, AGREEMENT
+    if chosen.quantized:
+        if not known:
+            as_float = args.to.removesuffix("-int8")
+            raise UserError(
+                f"--to {args.to} needs the images that {args.weights} was trained on; allowed: --to {as_float}"
+            )
+        file = chosen.quantized(file, [np.asarray(network.normalize(image[None])) for image in known.train])
+        most, least = float("inf"), AGREEMENT_OF_INTEGERS
     write_atomic(args.out, file)
-    images, which = _images(network, args.images)
     measured = measure(network, chosen.runner(file), images)
     operations = chosen.operations(file) if chosen.operations else Counter()
     theirs, ours = (1e3 * seconds for seconds in measured.seconds)
+    bar = "" if chosen.quantized else f" (at most {most:g})"
     lines = [
         f"{args.out}: {network.cfg.model.name}, {len(file):,} bytes",
         ", ".join(f"{number} {name}" for name, number in operations.most_common()),
-        f"largest difference to JAX: {measured.difference:.1e} of the largest output (at most {DIFFERENCE:g})",
-        f"same class: {measured.agreement:.2%} of {len(images)} {which} (at least {AGREEMENT:.1%})",
-        f"one image on one thread: {theirs:.2f} ms, in JAX {ours:.2f} ms (the least of {len(images)})",
+        f"largest difference to JAX: {measured.difference:.1e} of the largest output{bar}",
+        f"same class: {measured.agreement:.2%} of {len(images)} {which} (at least {least:.1%})",
+        f"one image: {theirs:.2f} ms on one thread, {ours:.2f} ms in JAX (the least of {len(images)})",
     ]
     print("\n".join(filter(None, lines)))
-    return 0 if measured.passes else 1
+    return int(measured.difference > most or measured.agreement < least)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,28 +123,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", choices=tuple(FORMATS), required=True)
     parser.add_argument("-o", dest="out", type=Path, required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--images", type=int, default=100, help="held-out images to compare on (default: 100)")
+    parser.add_argument("--calibrate", type=int, default=50, help="training images that set an int8 file's ranges")
     parser.add_argument("--file", default="", help="the experiment file that defines the network, where one did")
     return parser
 
 
-def _images(network: trained.TrainedNetwork, number: int) -> tuple[np.ndarray, str]:
-    """uint8 images that the run held out, and what they are; random ones where its data set is not here."""
+class OwnImages(NamedTuple):
+    """uint8 images that a run was trained on, and that it held out."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def _own_images(network: trained.TrainedNetwork, train: int, test: int) -> OwnImages | None:
+    """So many images of the run that made the network; None where it is of another library or the data are not here."""
     from mnet_jax.data import dataset as sets
     from mnet_jax.data import load, transforms
 
     data, seed = network.cfg.data, network.made_by.get("seed")
-    if seed is not None:
-        try:
-            dataset = load.from_config(data)
-            test = sets.split(dataset, seed, data.train_size, data.holdout).test
-            held_out = [dataset.image(index) for index in test[:number]]
-            if data.size:
-                held_out = [transforms.center_crop(image_HWC, data.size, data.eval_crop) for image_HWC in held_out]
-            return np.stack(held_out), "held-out images"
-        except UserError as error:
-            print(f"the images that the run held out are not here: {error}", file=sys.stderr)
-    shape = (number, *network.input_shape)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "images of random pixels"
+    if seed is None:
+        return None
+    try:
+        dataset = load.from_config(data)
+        split = sets.split(dataset, seed, data.train_size, data.holdout)
+    except UserError as error:
+        print(f"the images of the run are not here: {error}", file=sys.stderr)
+        return None
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        images = [dataset.image(index) for index in indices]
+        if data.size:
+            images = [transforms.center_crop(image_HWC, data.size, data.eval_crop) for image_HWC in images]
+        return np.stack(images)
+
+    return OwnImages(read(split.train[:train]), read(split.test[:test]))
+
+
+def _random(network: trained.TrainedNetwork, number: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (number, *network.input_shape), np.uint8)
 
 
 def measure(network: trained.TrainedNetwork, run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> Measured:

@@ -4,9 +4,11 @@ The trace's arrays [B, H, W, C] are ONNX's [B, C, H, W], so that one transpositi
 """
 
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,35 @@ def runner(file: bytes) -> Callable[[np.ndarray], np.ndarray]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda images_BHWC: session.run(None, {"images": images_BHWC})[0]
+
+
+def quantized(file: bytes, images: Sequence[np.ndarray]) -> bytes:
+    """The ONNX file in 8-bit integers: weights by channel, feature maps by their extremes over these images.
+
+    A node between a QuantizeLinear and a DequantizeLinear is what runtimes compute in integers (Jacob et al. 2018).
+    """
+    quantization = imported("onnxruntime.quantization", "onnx")
+    left = iter(images)
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(left, None)
+            return None if image is None else {"images": image}
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = (Path(folder) / name for name in ("float.onnx", "int8.onnx"))
+        source.write_bytes(file)
+        quantization.quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+        )
+        return target.read_bytes()
 
 
 class _Graph:
@@ -317,7 +348,8 @@ def _pool(graph: _Graph, operands: list[Any], params: Mapping[str, Any], shape: 
     windows, strides, padding = (params[key] for key in ("window_dimensions", "window_strides", "padding"))
     inner = len(windows) == 4 and windows[0] == windows[3] == 1 and max(*padding[0], *padding[3]) == 0
     if not inner or {*params["base_dilation"], *params["window_dilation"]} != {1}:
-        raise _refuse(f"the pooling of windows {tuple(windows)}", "windows of height and width")
+        primitive = {"MaxPool": "reduce_window_max", "AveragePool": "reduce_window_sum"}[kind]
+        raise _refuse(f"{primitive} over windows {tuple(windows)}", "windows of height and width")
     attributes: dict[str, Any] = {"kernel_shape": list(windows[1:3]), "strides": list(strides[1:3])}
     attributes["pads"] = _pads(padding[1:3])
     if kind == "AveragePool":
