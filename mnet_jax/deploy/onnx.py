@@ -362,9 +362,18 @@ def _max_pool(graph: _Graph, operands: list[Any], params: Mapping[str, Any], sha
 
 
 def _sum_pool(graph: _Graph, operands: list[Any], params: Mapping[str, Any], shape: tuple[int, ...]) -> _Tensor:
+    windows = tuple(params["window_dimensions"])
+    if windows[:3] == (1, 1, 1) and max(params["window_strides"]) == 1:
+        return _channel_sums(graph, operands[0], params, shape)
     mean = _pool(graph, operands, params, shape, "AveragePool")
-    window = np.float32(math.prod(params["window_dimensions"]))
-    return graph.emit("Mul", [mean.name, graph.constant(window)], shape)
+    return graph.emit("Mul", [mean.name, graph.constant(np.float32(math.prod(windows)))], shape)
+
+
+def _channel_sums(graph: _Graph, x: _Tensor, params: Mapping[str, Any], shape: tuple[int, ...]) -> _Tensor:
+    """Sums over neighboring channels, which ONNX lacks: a 1x1 convolution by a band of ones."""
+    offset_OI = np.arange(x.shape[3])[None] - np.arange(shape[3])[:, None] + params["padding"][3][0]
+    band_OI = (offset_OI >= 0) & (offset_OI < params["window_dimensions"][3])
+    return graph.emit("Conv", [x.name, graph.constant(band_OI.astype(np.float32)[..., None, None])], shape)
 
 
 def _reshape(graph: _Graph, operands: list[Any], params: Mapping[str, Any], shape: tuple[int, ...]) -> _Tensor:
