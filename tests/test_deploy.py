@@ -120,7 +120,7 @@ def test_the_command_writes_a_file_and_says_how_near_it_is(weights_file, tmp_pat
     said = capsys.readouterr().out
     assert out.read_bytes() == b"a file"
     assert f"{out}: mobilenet_v2, 6 bytes\n10 CONV_2D\n" in said
-    assert "same class: 100.00% of 3 random images" in said
+    assert "same class: 100.00% over 3 random images" in said
     monkeypatch.setattr(deploy, "DIFFERENCE", -1.0)
     assert deploy.main(command) == 1
     monkeypatch.setitem(deploy.FORMATS, "stablehlo", plain._replace(quantized=lambda file, images: file))

@@ -68,7 +68,7 @@ class Measured(NamedTuple):
     """What a file computes beside the network itself, on the same images.
 
     `difference`  the largest of an output, as a share of the largest output.
-    `agreement`   the share of images whose largest output is the same; of outputs that are no logits, 1.
+    `agreement`   the share of images, of a segmentation of pixels, whose largest output is that of the same class.
     `seconds`     of one image: the file's and the network's in JAX, each the least of all.
     """
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{args.out}: {network.cfg.model.name}, {len(file):,} bytes",
         ", ".join(f"{number} {name}" for name, number in operations.most_common()),
         f"largest difference to JAX: {measured.difference:.1e} of the largest output{bar}",
-        f"same class: {measured.agreement:.2%} of {len(images)} {which} (at least {least:.1%})",
+        f"same class: {measured.agreement:.2%} over {len(images)} {which} (at least {least:.1%})",
         f"one image: {theirs:.2f} ms on one thread, {ours:.2f} ms in JAX (the least of {len(images)})",
     ]
     print("\n".join(filter(None, lines)))
@@ -180,7 +180,7 @@ def measure(network: trained.TrainedNetwork, run: Callable[[np.ndarray], np.ndar
             outputs[which].append(call(normalized))
             seconds[which] = min(seconds[which], time.perf_counter() - start)
     theirs, ours = map(np.concatenate, outputs)
-    same = theirs.argmax(-1) == ours.argmax(-1) if ours.ndim == 2 else np.ones(len(ours))
+    same = theirs.argmax(-1) == ours.argmax(-1)
     difference = np.abs(theirs - ours).max() / np.abs(ours).max()
     return Measured(float(difference), float(np.mean(same)), (seconds[0], seconds[1]))
 
