@@ -44,6 +44,15 @@ def test_bad_override_says_what_came_and_what_is_allowed(override, message):
         ),
         ({"model.blocks": ((1, 2),)}, "(1, 2) is not a row (t, c, n, s) of positive integers"),
         (
+            {"model.name": "mobilenet_v4_conv_small", "model.blocks": (("uib", 0, 0, 2, 8, 2),)},
+            "('uib', 0, 0, 2, 8, 2) has no convolution for its kernel size or stride; allowed: 'uib' with a depthwise",
+        ),
+        (
+            {"model.name": "mobilenet_v4_conv_small", "model.blocks": (("mqa", 0, 3, 2, 8, 1),)},
+            "('mqa', 0, 3, 2, 8, 1) is not a row (kind, start, middle, t, c, s) of positive integers, t also a "
+            "fraction, kind of uib, fused, conv, start and middle also 0",
+        ),
+        (
             {"model.depth": "shallow"},
             "model.depth='shallow' means nothing to mobilenet_v2; allowed: the default 'full'",
         ),

@@ -25,7 +25,7 @@ PARTS = (
     ("convert", "data"),
 )
 SUMS = (
-    ("analysis", "cost", "experiment", "feed", "step"),
+    ("analysis", "cost", "deploy", "experiment", "feed", "step"),
     ("arms", "jobs", "trained"),
     ("arm_cost",),
     ("sweep",),
@@ -37,7 +37,7 @@ LOOP = (
     ("worker",),
 )
 DOORS = (
-    ("analysis.__main__", "laboratory"),
+    ("analysis.__main__", "convert.__main__", "deploy.__main__", "laboratory"),
     ("bench", "main"),
     ("__main__",),
 )

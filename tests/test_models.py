@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,10 @@ def images(batch=2, size=8):
         ("mobilenet_v2", {}, 224, 300_774_272, 3_504_872),  # Sandler et al. 2018, Table 4: 300 M, 3.4 M
         ("mobilenet_v2", {"width": 1.4}, 224, None, 6_108_776),
         ("mobilenet_v2", {"width": 0.35}, 224, None, 1_677_128),
+        # Qin et al. 2024: counted in timm 1.0.31's modules.
+        ("mobilenet_v4_conv_small", {}, 224, 186_005_568, 3_774_024),
+        ("mobilenet_v4_conv_medium", {}, 256, 1_080_244_224, 9_715_512),
+        ("mobilenet_v4_conv_large", {}, 384, 6_376_220_672, 32_590_864),
     ],
 )
 def test_published_sizes(name, fields, resolution, madds, params):
@@ -146,6 +151,59 @@ def test_every_parameter_has_a_gradient(family, fields):
     grads = nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert jnp.any(grad != 0), jax.tree_util.keystr(path)
+
+
+V4_FORMS = {  # (start, middle) -> names of the layers, the one that has the stride
+    (3, 5): (("start", "expand", "depthwise", "project"), "depthwise"),
+    (3, 0): (("start", "expand", "project"), "start"),
+    (0, 3): (("expand", "depthwise", "project"), "depthwise"),
+    (0, 0): (("expand", "project"), ""),
+}
+
+
+@pytest.fixture(scope="module")
+def v4():
+    """The four forms of V4's block with stride 1, those that can have one with stride 2, and the dense kinds."""
+    rows = [("fused", 0, 3, 2, 4, 2), *(("uib", *form, 2, 4, 1) for form in V4_FORMS)]
+    rows += [*(("uib", *form, 2, 4, 2) for form in V4_FORMS if any(form)), ("conv", 0, 1, 1, 8, 1)]
+    fields = {"blocks": tuple(rows), "stem": (4, 1), "last": 6, "num_classes": 3}
+    return model_config("mobilenet_v4_conv_small", divisor=1, init="he", dropout=0.0, **fields)
+
+
+def test_v4s_block_has_the_layers_of_its_row(v4):
+    network: Any = nnx.eval_shape(lambda: models.structure(v4))
+    for block, row in zip(network.blocks, v4.blocks, strict=True):
+        if row[0] == "uib":
+            names, strided = V4_FORMS[row[1:3]]
+            layers = {name: getattr(block, name) for name in names}
+            assert {name for name, part in vars(block).items() if isinstance(part, ConvNorm)} == set(names)
+            assert {name: layer.stride for name, layer in layers.items()} == {
+                name: row[-1] if name == strided else 1 for name in names
+            }
+    assert isinstance(network.features, ConvNorm)
+
+
+def test_v4_trains_every_weight_and_adds_the_input_where_shapes_agree(v4):
+    network: Any = models.build(v4, nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def grads_and_maps(params):
+        logits, endpoints = nnx.merge(graphdef, params, rest, copy=True)(images(4, 16))
+        return jnp.sum(jax.nn.log_softmax(logits)[:, 0]), endpoints
+
+    grads, _ = grads_and_maps(params)
+    for path, grad in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(grads)):
+        assert jnp.any(grad != 0), jax.tree_util.keystr(path)
+    for block in network.blocks[:-1]:
+        block.project.scale.set_value(jnp.zeros_like(block.project.scale[...]))
+        block.project.bias.set_value(jnp.ones_like(block.project.bias[...]))
+    _, endpoints = grads_and_maps(nnx.state(network, nnx.Param))
+    for number, row in enumerate(v4.blocks[:-1], 1):
+        before = endpoints[f"block{number - 1}" if number > 1 else "stem"]
+        expected = 1 + before if row[-1] == 1 else jnp.ones_like(endpoints[f"block{number}"])
+        np.testing.assert_array_equal(endpoints[f"block{number}"], expected)
 
 
 def test_without_project_act_in_the_config_a_call_needs_knobs():

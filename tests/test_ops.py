@@ -575,7 +575,8 @@ def test_the_word_follows_platform_and_mesh(monkeypatch, platform, formulation, 
 
 
 def test_every_word_has_kernels():
-    assert set(KERNELS) == set(FORMULATIONS) - {"auto"} | {"shift_parallel", "gpu", "lax_spatial", "lax_depthwise"}
+    inner = {"shift_parallel", "gpu", "lax_spatial", "lax_depthwise", "lax_folded"}
+    assert set(KERNELS) == set(FORMULATIONS) - {"auto"} | inner
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -57,7 +57,7 @@ def measure(
     networks: Sequence[Weights],
     batches: Iterable[tuple[Any, Any]],
 ) -> list[list[Block]]:
-    """Measures every block of one or several sets of weights of a V1, V2 or V3, in evaluation mode.
+    """Measures every block of one or several sets of weights of a MobileNet, in evaluation mode.
 
     The other arguments are those of `analysis.measure`. A batch leaves its moments about its own means, in float32, and
     the batches are joined in float64, so that a channel that does not vary has no deviation, whatever its value.
@@ -97,7 +97,7 @@ def _program(net: specs.Network, mean: tuple[float, ...], std: tuple[float, ...]
             of_block = {}
             filtered = endpoints.get(f"block{number}/depthwise")
             if hasattr(block, "expand"):
-                threshold, _ = block.expand.kernel.shape
+                threshold = block.expand.kernel.shape[-2]
                 of_block["active"] = _positive(endpoints[f"block{number}/expansion"], mask_B, threshold)
             if hasattr(block, "depthwise") and block.depthwise.kind == "depthwise":
                 joins = net.shortcut == "expansion" and before is not None and before.shape == filtered.shape

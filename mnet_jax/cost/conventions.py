@@ -11,7 +11,12 @@ from mnet_jax.cost.walk import CONVOLUTIONS, WEIGHTED, Layer
 
 Layers = Sequence[Layer]
 
-RESOLUTIONS = {"alexnet": 227, "inception_v3": 299}
+RESOLUTIONS = {
+    "alexnet": 227,
+    "inception_v3": 299,
+    "mobilenet_v4_conv_medium": 256,
+    "mobilenet_v4_conv_large": 384,
+}
 """Networks whose published one is not 224."""
 
 

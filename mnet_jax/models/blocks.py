@@ -1,4 +1,4 @@
-"""The blocks of MobileNetV1, V2 and V3: what they compute is decided here, with which settings by the network's spec.
+"""The blocks of MobileNetV1 to V4: what they compute is decided here, with which settings by the network's spec.
 
 A block is constructed with (net, block, inputs): the `Network`, the block's row and the number of input channels. It is
 called with (x_BHWC, project_bounds, previous_depthwise) and returns the output and the inner feature maps by name.
@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from mnet_jax.errors import UserError
-from mnet_jax.models.layers import ACTIVATIONS, Bounds, ConvNorm, SqueezeExcite, hard_sigmoid
+from mnet_jax.models.layers import ACTIVATIONS, LINEAR, Bounds, ConvNorm, SqueezeExcite, hard_sigmoid
 from mnet_jax.models.specs import Block, Network
 from mnet_jax.ops.norm import affine_act
 from mnet_jax.ops.pointwise import pointwise
@@ -149,7 +149,54 @@ class SqueezedResidual(InvertedResidual):
         return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
 
 
-BLOCKS: Mapping[str, BlockClass] = {"v1": SeparableBlock, "v2": InvertedResidual, "v3": SqueezedResidual}
+class UniversalResidual(InvertedResidual):
+    """V4's block, the universal inverted bottleneck (Qin et al. 2024), and what stands beside it.
+
+    A depthwise convolution without activation, 1x1 expansion, depthwise convolution, 1x1 linear bottleneck; either
+    depthwise convolution may be missing, and the last one that is there has the stride. Of the row's other kinds,
+    "fused" has a dense convolution as its expansion, and "conv" is one dense convolution, without a shortcut.
+    """
+
+    def __init__(self, net: Network, block: Block, inputs: int):
+        self.act, self.shortcut, config = ACTIVATIONS[net.act], net.shortcut, net.layer_config
+        size, stride, dilation = block.kernel_size, block.stride, block.dilation
+        if block.kind == "conv":
+            self.conv = ConvNorm(config, "dense", inputs, block.channels, size, stride, dilation=dilation)
+            return
+        expanded = (block.expanded, block.expanded)
+        if block.kind == "fused":
+            self.expand = ConvNorm(config, "dense", inputs, block.expanded, size, stride, dilation=dilation)
+        else:
+            if block.start_size:
+                window = block.start_size, 1 if size else stride
+                self.start = ConvNorm(config, "depthwise", inputs, inputs, *window, dilation=dilation)
+            self.expand = ConvNorm(config, "pointwise", inputs, block.expanded)
+            if size:
+                self.depthwise = ConvNorm(config, "depthwise", *expanded, size, stride, dilation=dilation)
+        self.project = ConvNorm(config, "pointwise", block.expanded, block.channels)
+
+    def __call__(
+        self, x_BHWC: jax.Array, project_bounds: Bounds, previous_depthwise: jax.Array | None
+    ) -> tuple[jax.Array, Endpoints]:
+        """Returns the output and {"expansion", "depthwise"}, equal where nothing filters; of a "conv" nothing."""
+        del previous_depthwise
+        if hasattr(self, "conv"):
+            return self.conv(x_BHWC, self.act), {}
+        s_BHWC = self.start(x_BHWC, LINEAR) if hasattr(self, "start") else x_BHWC
+        if hasattr(self, "depthwise"):
+            e_BHWE, d_BHWE = self.expand_and_filter(s_BHWC)
+        else:
+            e_BHWE = d_BHWE = self.expand(s_BHWC, self.act)
+        y_BHWC = self._add_input(x_BHWC, self.project(d_BHWE, project_bounds))
+        return y_BHWC, {"expansion": e_BHWE, "depthwise": d_BHWE}
+
+
+BLOCKS: Mapping[str, BlockClass] = {
+    "v1": SeparableBlock,
+    "v2": InvertedResidual,
+    "v3": SqueezedResidual,
+    "v4": UniversalResidual,
+}
 """The stock block of each family."""
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV1, V2 and V3 (Howard et al. 2017; Sandler et al. 2018; Howard et al. 2019) from a resolved `Network`."""
+"""MobileNetV1 to V4 (Howard et al. 2017; Sandler et al. 2018; Howard et al. 2019; Qin et al. 2024) from a `Network`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,8 @@ from mnet_jax.models.layers import ACTIVATIONS, ConvNorm, Dense, global_mean
 class MobileNet(nnx.Module):
     """Stem, blocks, the last 1x1 convolution where the network has one, global pooling, classifier.
 
-    V3 has a layer without norm between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5). `blocks` are
+    V3 has a layer between pooling and classifier (Howard et al. 2019, section 5.1, Figure 5), which in V4 has a norm in
+    the place of its bias (Qin et al. 2024, the released code). `blocks` are
     the classes that `net.block` may name; what a block has to offer is said in `models.blocks`. With `until`, the name
     of a block's output or "head", nothing behind it is built, and that feature map is the output.
     """
@@ -41,7 +42,11 @@ class MobileNet(nnx.Module):
         if until:
             return
         if net.features:
-            self.features = Dense(channels, net.features, INITS[net.layer_config.init].std(channels))
+            std = INITS[net.layer_config.init].std(channels)
+            if net.family == "v4":
+                self.features = ConvNorm(net.layer_config, "pointwise", channels, net.features)
+            else:
+                self.features = Dense(channels, net.features, std)
             channels = net.features
         self.dropout = nnx.Dropout(net.dropout)
         self.classifier = Dense(channels, net.num_classes)
@@ -59,7 +64,7 @@ class MobileNet(nnx.Module):
 
         Returns:
           logits_BK, or the feature map `until`, and the feature maps that heads tap: "stem", "block1".. (outputs),
-          "block1/expansion", "block1/depthwise".., "head", "pooled", and V3's "features".
+          "block1/expansion", "block1/depthwise".., "head", "pooled", and V3's and V4's "features".
 
         Raises:
           UserError: no `knobs`, and the config that the network was built from had no `project_act` either.
@@ -83,5 +88,10 @@ class MobileNet(nnx.Module):
             return x, endpoints
         x = endpoints["pooled"] = global_mean(x)
         if hasattr(self, "features"):
-            x = endpoints["features"] = self.features(x, self.act)
+            x = endpoints["features"] = self._features(x)
         return self.classifier(self.dropout(x, rngs=rngs)), endpoints
+
+    def _features(self, x_BC: jax.Array) -> jax.Array:
+        if isinstance(self.features, Dense):
+            return self.features(x_BC, self.act)
+        return self.features(x_BC[:, None, None], self.act)[:, 0, 0]

@@ -5,7 +5,7 @@ Model, cost, report and tests all read these rows: there is no second descriptio
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,14 +25,17 @@ ACTIVATION_NAMES = (*ACTIVATIONS, "hard_swish", "silu", "gelu")
 class Spec(NamedTuple):
     """A named network at width 1.
 
-    `family`   "v1" (depthwise separable blocks), "v2" (inverted residuals) or "v3" (with squeeze-and-excite).
+    `family`   "v1" (depthwise separable blocks), "v2" (inverted residuals), "v3" (with squeeze-and-excite) or "v4"
+               (universal inverted bottlenecks).
     `stem`     (channels, stride) of the first 3x3 convolution.
     `blocks`   rows (t, c, n, s) for V2, (c, n, s) for V1: expansion (below 1 it reduces, as a classic bottleneck
                does), output channels, repeats, stride of the first; for V3 one row a block: kernel size, expanded
-               channels, output channels, squeeze-and-excite, activation, stride.
-    `last`     channels of the last 1x1 convolution (V3: of the one behind the pooling), 0 for none.
+               channels, output channels, squeeze-and-excite, activation, stride; for V4 too: kind (of `V4_KINDS`),
+               kernel size of the depthwise convolution before the expansion and of the one behind it (0: none; of the
+               other kinds the second is the dense convolution's), t, c, s.
+    `last`     channels of the last 1x1 convolution (V3 and V4: of the one behind the pooling), 0 for none.
     `divisor`  channels are rounded to multiples of this.
-    `act`      activation of V3's stem and head.
+    `act`      activation of V3's stem and head, and of all of V4.
     """
 
     family: str
@@ -95,6 +98,85 @@ _V3_SMALL = Spec(  # Table 2; its last layer of 1280 channels has 1024 in the re
 )
 
 
+V4_KINDS = ("uib", "fused", "conv")
+"""Universal inverted bottleneck; the same with one dense convolution as its expansion; one dense convolution."""
+
+
+def _uib(start: int, middle: int, t: float, c: int, s: int = 1) -> tuple[str, int, int, float, int, int]:
+    return "uib", start, middle, t, c, s
+
+
+# Qin et al. 2024 (arXiv 2404.10518), as in the released code; the last row is what stands before the pooling.
+_V4_SMALL = Spec(
+    "v4",
+    (32, 2),
+    (
+        ("conv", 0, 3, 1, 32, 2),
+        ("conv", 0, 1, 1, 32, 1),
+        ("conv", 0, 3, 1, 96, 2),
+        ("conv", 0, 1, 1, 64, 1),
+        _uib(5, 5, 3, 96, 2),
+        *([_uib(0, 3, 2, 96)] * 4),
+        _uib(3, 0, 4, 96),
+        _uib(3, 3, 6, 128, 2),
+        _uib(5, 5, 4, 128),
+        _uib(0, 5, 4, 128),
+        _uib(0, 5, 3, 128),
+        *([_uib(0, 3, 4, 128)] * 2),
+        ("conv", 0, 1, 1, 960, 1),
+    ),
+    1280,
+    8,
+    "relu",
+)
+_V4_MEDIUM = _V4_SMALL._replace(
+    blocks=(
+        ("fused", 0, 3, 4, 48, 2),
+        _uib(3, 5, 4, 80, 2),
+        _uib(3, 3, 2, 80),
+        _uib(3, 5, 6, 160, 2),
+        *([_uib(3, 3, 4, 160)] * 2),
+        _uib(3, 5, 4, 160),
+        _uib(3, 3, 4, 160),
+        _uib(3, 0, 4, 160),
+        _uib(0, 0, 2, 160),
+        _uib(3, 0, 4, 160),
+        _uib(5, 5, 6, 256, 2),
+        _uib(5, 5, 4, 256),
+        *([_uib(3, 5, 4, 256)] * 2),
+        _uib(0, 0, 4, 256),
+        _uib(3, 0, 4, 256),
+        _uib(3, 5, 2, 256),
+        _uib(5, 5, 4, 256),
+        *([_uib(0, 0, 4, 256)] * 2),
+        _uib(5, 0, 2, 256),
+        ("conv", 0, 1, 1, 960, 1),
+    )
+)
+_V4_LARGE = _V4_SMALL._replace(
+    stem=(24, 2),
+    blocks=(
+        ("fused", 0, 3, 4, 48, 2),
+        _uib(3, 5, 4, 96, 2),
+        _uib(3, 3, 4, 96),
+        _uib(3, 5, 4, 192, 2),
+        *([_uib(3, 3, 4, 192)] * 3),
+        _uib(3, 5, 4, 192),
+        *([_uib(5, 3, 4, 192)] * 5),
+        _uib(3, 0, 4, 192),
+        _uib(5, 5, 4, 512, 2),
+        *([_uib(5, 5, 4, 512)] * 3),
+        _uib(5, 0, 4, 512),
+        _uib(5, 3, 4, 512),
+        *([_uib(5, 0, 4, 512)] * 2),
+        _uib(5, 3, 4, 512),
+        _uib(5, 5, 4, 512),
+        *([_uib(5, 0, 4, 512)] * 3),
+        ("conv", 0, 1, 1, 960, 1),
+    ),
+)
+
+
 NETWORKS: Mapping[str, Spec] = {
     # Howard et al. 2017, Table 1 (which prints stride 2 for the last depthwise convolution: it is 1).
     "mobilenet_v1": Spec("v1", (32, 2), ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2)), 0, 8),
@@ -118,6 +200,9 @@ NETWORKS: Mapping[str, Spec] = {
     "mobilenet_v3_small": _V3_SMALL,
     "mobilenet_v3_large_minimalistic": _minimalistic(_V3_LARGE),
     "mobilenet_v3_small_minimalistic": _minimalistic(_V3_SMALL),
+    "mobilenet_v4_conv_small": _V4_SMALL,
+    "mobilenet_v4_conv_medium": _V4_MEDIUM,
+    "mobilenet_v4_conv_large": _V4_LARGE,
     # Thin V2s for small images (d, s: digits; c: 28 to 32 pixels) of 17, 8, 8 and 15 blocks.
     "d17": Spec(
         "v2",
@@ -166,7 +251,8 @@ class Block(NamedTuple):
     """One block: `expanded` channels reach its depthwise convolution; `expand` tells whether a 1x1 makes them.
 
     V3's blocks each have their kernel size, activation and channels between the layers of squeeze-and-excite (0: none).
-    The elements of the depthwise kernel meet pixels `dilation` apart.
+    The elements of the depthwise kernel meet pixels `dilation` apart. V4's have a `kind` of `V4_KINDS`, and the kernel
+    sizes of the depthwise convolutions before and behind the expansion, `start_size` and `kernel_size` (0: none).
     """
 
     expand: bool
@@ -177,6 +263,8 @@ class Block(NamedTuple):
     act: str = ""
     squeezed: int = 0
     dilation: int = 1
+    kind: str = ""
+    start_size: int = 0
 
 
 class LayerConfig(NamedTuple):
@@ -199,9 +287,9 @@ class LayerConfig(NamedTuple):
 class Network:
     """A network with every choice resolved: equal `Network`s are the same function of (weights, image).
 
-    `last` and `features` are the output channels of the last 1x1 convolution before the pooling and of V3's layer
-    behind it, 0 if the network has no such layer. `project_act` is None where it is only known in a call. `block` is ""
-    for the family's stock block, or the name of another class for all rows.
+    `last` and `features` are the output channels of the last 1x1 convolution before the pooling and of V3's and V4's
+    layer behind it, 0 if the network has no such layer. `project_act` is None where it is only known in a call. `block`
+    is "" for the family's stock block, or the name of another class for all rows.
     """
 
     family: str
@@ -252,6 +340,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "v1": (*_OF_ROWS, "kernel_size", "conv", "act", "block", "depth"),
     "v2": (*_OF_ROWS, "kernel_size", "conv", "act", "block", "expansion", "project_act", "shortcut", "split"),
     "v3": (*_OF_ROWS, "project_act", "shortcut"),
+    "v4": (*_OF_ROWS, "project_act", "shortcut"),
     "shufflenet": ("width", "stem", "blocks", "groups"),
 }
 """Family, or network of the zoo, -> the fields of `cfg.model` that it reads besides those of a recipe."""
@@ -311,7 +400,7 @@ def network(model: Any) -> Network:
         raise UserError(f"model.split={model.split} with model.shortcut='expansion'; allowed: one of the two")
     if model.split > 1 and model.act_bits:
         raise UserError(f"model.split={model.split} with model.act_bits={model.act_bits}; allowed: one of the two")
-    if spec.family == "v3" and model.shortcut == "expansion":
+    if spec.family in ("v3", "v4") and model.shortcut == "expansion":
         raise UserError(f"model.shortcut='expansion' on {model.name}; allowed: 'bottleneck', 'none'")
     if model.depth == "shallow":
         longest = max(range(len(rows)), key=lambda index: rows[index][1])
@@ -332,6 +421,12 @@ def network(model: Any) -> Network:
             squeezed = make_divisible(expanded / 4, divisor) if squeeze else 0
             blocks.append(Block(e != unscaled, expanded, scaled(c), s, kernel_size, act, squeezed))
             before, unscaled = scaled(c), c
+    elif spec.family == "v4":
+        for kind, start_size, size, t, c, s in rows:
+            expands = kind != "conv"
+            expanded = make_divisible(before * t, divisor) if expands else scaled(c)
+            blocks.append(Block(expands, expanded, scaled(c), s, size, kind=kind, start_size=start_size))
+            before = scaled(c)
     else:
         for row in rows:
             t, c, n, s = (1, *row)[-4:]
@@ -342,13 +437,14 @@ def network(model: Any) -> Network:
                 before = scaled(c)
     last = spec.last if model.last < 0 else model.last
     last = last and scaled(last, max(1.0, model.width))
-    v3 = spec.family == "v3"
+    behind_pooling = spec.family in ("v3", "v4")
+    before_pooling = {"v3": make_divisible(6 * before, divisor), "v4": 0}.get(spec.family, last)
     return Network(
         family=spec.family,
         stem=stem,
         blocks=_at_output_stride(model, stem_stride, blocks),
-        last=make_divisible(6 * before, divisor) if v3 else last,
-        features=last if v3 else 0,
+        last=before_pooling,
+        features=last if behind_pooling else 0,
         in_channels=model.in_channels,
         num_classes=model.num_classes,
         kernel_size=model.kernel_size,
@@ -409,9 +505,17 @@ COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "v1": {"c": int, "n": int, "s": int},
     "v2": {"t": int | float, "c": int, "n": int, "s": int},
     "v3": {"kernel": int, "expanded": int, "channels": int, "squeeze": bool, "act": str, "stride": int},
+    "v4": {"kind": str, "start": int, "middle": int, "t": int | float, "c": int, "s": int},
 }
 
-_ALSO = {"t": ", t also a fraction", "squeeze": f", squeeze True or False, act of {', '.join(ACTIVATION_NAMES)}"}
+_ALSO = {
+    "t": ", t also a fraction",
+    "squeeze": f", squeeze True or False, act of {', '.join(ACTIVATION_NAMES)}",
+    "kind": f", kind of {', '.join(V4_KINDS)}, start and middle also 0",
+}
+
+_NAMES: Mapping[str, Sequence[str]] = {"act": ACTIVATION_NAMES, "kind": V4_KINDS}
+"""Column of names -> those that it may hold."""
 
 
 MOST_BLOCKS = 1000
@@ -421,20 +525,32 @@ MOST_CHANNELS = 2**20
 """Of a tensor."""
 
 
+def _fits(entry: Any, column: str, kind: Any) -> bool:
+    """Whether a row's entry is one of this column, whose type is `kind`."""
+    if not isinstance(entry, kind) or isinstance(entry, bool):
+        return isinstance(entry, kind)
+    if isinstance(entry, str):
+        return entry in _NAMES[column]
+    return 0 < entry <= MOST_CHANNELS or (entry == 0 and column in ("start", "middle"))
+
+
+def _has_its_kernels(kind: str, start: int, middle: int, t: float, c: int, s: int) -> bool:
+    """Whether a row of V4 has a convolution that its stride can be of, and of the dense kinds no other."""
+    return start + middle > 0 or s == 1 if kind == "uib" else middle > 0 and start == 0
+
+
 def _check_rows(name: str, rows: tuple[Any, ...], columns: Mapping[str, Any]) -> None:
     for row in rows:
-        if len(row) != len(columns) or not all(
-            isinstance(entry, kind)
-            and (
-                isinstance(entry, bool)
-                or (entry in ACTIVATION_NAMES if isinstance(entry, str) else 0 < entry <= MOST_CHANNELS)
-            )
-            for entry, kind in zip(row, columns.values(), strict=True)
-        ):
+        if len(row) != len(columns) or not all(map(_fits, row, columns, columns.values())):
             others = "".join(text for column, text in _ALSO.items() if column in columns)
             raise UserError(
                 f"model.blocks: {row!r} is not a row ({', '.join(columns)}) of positive integers{others}, "
                 f"as {name} needs"
+            )
+        if "kind" in columns and not _has_its_kernels(*row):
+            raise UserError(
+                f"model.blocks: {row!r} has no convolution for its kernel size or stride; allowed: 'uib' with a "
+                "depthwise one where the stride is above 1, the other kinds with start 0 and a kernel size in middle"
             )
     blocks = sum(row[list(columns).index("n")] if "n" in columns else 1 for row in rows)
     if blocks > MOST_BLOCKS:

@@ -45,6 +45,7 @@ KERNELS: Mapping[str, Kernels] = {
     "gpu": Kernels("table", "matmul", "lax", "fused"),
     "lax_spatial": Kernels("lax", "matmul", "lax", "fused"),
     "lax_depthwise": Kernels("lax", "matmul", "matmul", "fused"),
+    "lax_folded": Kernels("lax", "lax", "lax", "fused"),  # of an evaluation to export: its norms are in the kernels
 }
 """The kernels by the words that `resolve` returns."""
 
