@@ -43,13 +43,17 @@ def build(name: str, **fields: Any) -> nnx.Module:
 
 
 def randomize(network: nnx.Module) -> None:
-    """Draws all weights and statistics, such that no layer leaves its inputs as they were."""
+    """Draws all weights and statistics, such that no layer leaves its inputs as they were.
+
+    The weights of gates are small: a gate whose input is large is a step, which turns a rounding into another output.
+    """
     rng = np.random.default_rng(0)
     for path, node in nnx.iter_graph(network):
         if isinstance(node, nnx.Param | nnx.BatchStat):
             around, std = {"var": (1, 0.2), "scale": (1, 0.2)}.get(str(path[-1]), (0, 0.1))
             if path[-1] == "kernel":
                 std = (2 / np.prod(node.shape[: 2 if node.ndim == 3 else -1])) ** 0.5
+                std = 0.001 if path[-2] == "excite" else std
             node.set_value(jnp.asarray(rng.normal(around, std, node.shape), jnp.float32))
     network.eval()
 
