@@ -1,5 +1,7 @@
 """The detection task: taps, heads, targets that move with pixels, the loss, whole runs, and predictions of a file."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from PIL import Image
 
 from mnet_jax import config, cost, experiment, feed, models, report, results, sharding, step, sweep, train
 from mnet_jax.cost import conventions
-from mnet_jax.data import augment, load, transforms
+from mnet_jax.data import augment, boxes, load, transforms
 from mnet_jax.detection import anchors, matching
 from mnet_jax.errors import UserError
 from mnet_jax.models import specs, weights
@@ -50,6 +52,29 @@ TINY = {
     "optim.name": "sgd",
     "optim.schedule": "cosine",
     "optim.lr": 0.01,
+}
+
+
+COCO_MINI = Path(os.environ.get("MNET_DATA_DIR", "nowhere")) / "coco_mini"
+
+OVERFIT = {
+    "model.name": "c8",
+    "model.dropout": 0.0,
+    "model.init": "he",
+    "model.norm.momentum": 0.9,
+    "data.resolution": 96,
+    "data.flip": False,
+    "detection.random_scale": (1.0, 1.0),
+    "detection.extras": (64, 64),
+    "detection.smallest": 0.05,
+    "detection.largest": 0.8,
+    "train.epochs": 300,
+    "train.batch_size": 8,
+    "optim.name": "adamw",
+    "optim.lr": 0.01,
+    "optim.schedule": "cosine",
+    "optim.decay": 0.999,
+    "optim.eps": 1e-8,
 }
 
 
@@ -455,3 +480,26 @@ def test_one_and_eight_devices_train_and_find_alike():
         ends.append((float(sums["loss"][0]), task.score({}, kept, cfg)["coco_map"]))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (COCO_MINI / "annotations").is_dir(), reason="COCO's photographs are not unpacked here")
+def test_a_detector_learns_eight_photographs_by_heart():
+    cfg = config.at_scale("coco", task="detection")
+    config.override(cfg, OVERFIT)
+    config.check(cfg)
+    dataset = boxes.from_folder(COCO_MINI, cfg.data.resolution)
+    targets = {name: jnp.asarray(array[:8]) for name, array in task.targets(dataset, cfg).items()}
+    arrays = jnp.asarray(dataset.in_memory()[:8]), targets
+    program = step.build(
+        TASKS["detection"], cfg, 1, dataset.mean, dataset.std, 1, sharding.mesh(1, 8, jax.devices()[:1])
+    )
+    traced = jax.tree.map(lambda value: jnp.full(1, value, jnp.float32), config.traced_values(cfg))
+    state, eight = program.init(jnp.zeros(1, jnp.int32)), jnp.arange(8, dtype=jnp.int32)
+    batches = {"index": jnp.broadcast_to(eight, (1, cfg.train.epochs, 8))}
+    with jax.numpy_dtype_promotion("standard"):  # Optax's AdamW mixes types
+        state, _ = program.train(state, traced, (), arrays, batches, jnp.int32(0), jnp.int32(cfg.train.epochs))
+    held_out = {"index": eight.reshape(1, 1, 8), "mask": jnp.ones((1, 1, 8))}
+    kept = program.evaluate(state, traced, arrays, held_out)[1]
+    kept = {name: np.asarray(array)[0, 0] for name, array in kept.items()}
+    assert task.score({}, kept, cfg)["ap50"] > 0.9
