@@ -106,7 +106,7 @@ class TrainedNetwork:
         if image_HWC.shape[:2] != (H, W) and H != W:
             came = f"{path} is {image_HWC.shape[0]}x{image_HWC.shape[1]}"
             raise UserError(f"{came}; allowed: {H}x{W}, as the network was trained")
-        return image_HWC if image_HWC.shape[:2] == (H, W) else transforms.resize_batch(image_HWC[None], H)[0]
+        return image_HWC if image_HWC.shape[:2] == (H, W) else self.task.fit(image_HWC, H)
 
 
 def load(path: str | Path, formulation: str = "", file: str | Path = "") -> TrainedNetwork:

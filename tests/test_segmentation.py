@@ -694,6 +694,22 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("classification", [[0, 0]] * 2),
+        ("attributes", [[0, 0]] * 2),
+        ("detection", [[200, 0]] * 2),
+        ("segmentation", [[200, 0], [0, 0]]),
+    ],
+)
+def test_a_file_becomes_a_square_as_in_its_tasks_folders(name, expected):
+    """Of twice the width, and gray on the left half: the central square, the whole, or the upper left corner."""
+    image_HWC = np.zeros((8, 16, 1), np.uint8)
+    image_HWC[:, : 4 if name in ("classification", "attributes") else 8] = 200
+    assert TASKS[name].fit(image_HWC, 2)[..., 0].tolist() == expected
+
+
 def test_trained_weights_predict_masks(finished):
     folder, plan, _ = finished
     network = trained.load(results.run_dir(folder, plan.runs[0].name) / "weights.safetensors")

@@ -216,15 +216,28 @@ def _read_pair(image_path: Path, mask_path: Path, table: np.ndarray, classes: in
 def _fit(image_HWC: np.ndarray, mask_HW: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Both in the upper left corner of a square."""
     H, W = mask_HW.shape
-    height, width = (max(1, round(length * side / max(H, W))) for length in (H, W))
-    rows, columns = transforms.bilinear_weights(H, height), transforms.bilinear_weights(W, width)
-    fitted, mask = np.zeros((side, side, 3), np.uint8), np.full((side, side), IGNORED, np.uint8)
-    fitted[:height, :width] = np.rint(np.einsum("yh,xw,hwc->yxc", rows, columns, image_HWC, optimize=True))
+    height, width = _fitted(H, W, side)
+    mask = np.full((side, side), IGNORED, np.uint8)
     nearest_rows, nearest_columns = (
         ((np.arange(after) + 0.5) * before / after).astype(int) for before, after in ((H, height), (W, width))
     )
     mask[:height, :width] = mask_HW[nearest_rows[:, None], nearest_columns]
-    return fitted, mask
+    return in_corner(image_HWC, side), mask
+
+
+def in_corner(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    """An image whose longer side becomes `side`, in the upper left corner of a black square, uint8 [side, side, C]."""
+    H, W, C = image_HWC.shape
+    height, width = _fitted(H, W, side)
+    rows, columns = transforms.bilinear_weights(H, height), transforms.bilinear_weights(W, width)
+    square_HWC = np.zeros((side, side, C), np.uint8)
+    square_HWC[:height, :width] = np.rint(np.einsum("yh,xw,hwc->yxc", rows, columns, image_HWC, optimize=True))
+    return square_HWC
+
+
+def _fitted(H: int, W: int, side: int) -> tuple[int, int]:
+    """Height and width when the longer one is `side`."""
+    return max(1, round(H * side / max(H, W))), max(1, round(W * side / max(H, W)))
 
 
 def _by(array: np.ndarray) -> str:

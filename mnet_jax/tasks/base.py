@@ -93,6 +93,12 @@ def _accept(*_: Any) -> None:
     """Refuses nothing."""
 
 
+def _central_square(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    from mnet_jax.data import transforms
+
+    return transforms.center_crop(image_HWC, side, 1.0)
+
+
 @dataclass(frozen=True)
 class Task:
     """One kind of work that a run does.
@@ -121,6 +127,8 @@ class Task:
     `score`       (sums, kept, cfg) -> the metrics of group "test" by name. `sums` are those of `sums`, and "images";
                   `kept` is what `per_image` returned, [N, ...], in the order of the held-out images. Runs on the host.
     `predict`     (outputs, cfg) -> what a user is told of each image, arrays [B, ...] by name.
+    `fit`         (image uint8 [H, W, C], side) -> the image of a file as a square, as the readers of this task's data
+                  sets make it; the central square by default.
     `measure`     (cfg, seeds) -> the metrics of each seed, and arrays of the first one by name.
     `pictures`    (workdir, sweep) -> pictures of this task for the report: (title, figure, caption) each.
     """
@@ -138,6 +146,7 @@ class Task:
     per_image: Callable[[Outputs, Targets, Any], Mapping[str, Any]] = lambda outputs, targets, cfg: {}
     score: Callable[[Mapping[str, Any], Mapping[str, np.ndarray], Any], Mapping[str, float]] | None = None
     predict: Callable[[Outputs, Any], Mapping[str, Any]] = lambda outputs, cfg: {"outputs": outputs}
+    fit: Callable[[np.ndarray, int], np.ndarray] = _central_square
     measure: Callable[[Any, list[int]], tuple[list[dict[str, float]], dict[str, np.ndarray]]] | None = None
     pictures: Callable[..., Iterable[tuple[str, Any, str]]] = lambda workdir, sweep: ()
 

@@ -297,6 +297,13 @@ SHOWN_SCORE = 0.3
 """Least score of the detections that are drawn."""
 
 
+def fit(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    """The whole image, whatever its aspect: boxes are shares of it."""
+    from mnet_jax.data import transforms
+
+    return transforms.resize_batch(image_HWC[None], side)[0]
+
+
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """AP of each class over the first arm's seeds, and what its seed 0 finds, and misses, in the best and worst images.
 
@@ -351,5 +358,6 @@ TASK = Task(
     per_image=per_image,
     score=score,
     predict=predict,
+    fit=fit,
     pictures=pictures,
 )

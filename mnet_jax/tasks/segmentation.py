@@ -200,6 +200,13 @@ def predict(logits_BHWK: "jax.Array", cfg: Any) -> dict[str, "jax.Array"]:
     return {"masks": masks_BHW, "probabilities": jnp.max(probabilities_BHWK, -1)}
 
 
+def fit(image_HWC: np.ndarray, side: int) -> np.ndarray:
+    """The image in the upper left corner of a square, filled up with black."""
+    from mnet_jax.data import masks
+
+    return masks.in_corner(image_HWC, side)
+
+
 def pictures(workdir: Path, sweep: Any) -> Iterator[tuple[str, Any, str]]:
     """Predicted masks of the first arm's seed 0, and the IOU of each class over that arm's seeds."""
     from mnet_jax import figures
@@ -246,5 +253,6 @@ TASK = Task(
     sums=sums,
     score=score,
     predict=predict,
+    fit=fit,
     pictures=pictures,
 )
