@@ -18,7 +18,7 @@ from scipy import stats as scipy_stats
 
 from mnet_jax import config, figures, formatting, laboratory, locks, report, results, stats
 from mnet_jax.config import claims
-from mnet_jax.figures import ablation
+from mnet_jax.figures import ablation, style
 from mnet_jax.report import drawing, index, kept, sentences, tables
 from mnet_jax.results import Arm, Job, Run, Sweep
 from mnet_jax.tasks.base import Metric
@@ -1096,3 +1096,12 @@ def test_headings_of_tables_say_what_they_are_of(tmp_path):
     html = report.to_html(report.summarize(tmp_path), ())
     assert html.count('<th scope="row">') == 3 + 2
     assert not re.search(r"<th(?! scope=|ead)", html)
+
+
+@pytest.mark.parametrize(("series", "legends"), [(1, 0), (28, 1), (29, 0)])
+def test_a_legend_names_series_that_look_different(series, legends):
+    figure, axes = style.subplots(3, 2)
+    for number in range(series):
+        axes.plot([0, 1], label=f"a{number}", **style.line_style(number))
+    style.legend(figure, axes, 4)
+    assert len(figure.legends) == legends

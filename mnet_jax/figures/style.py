@@ -119,14 +119,14 @@ def name_rows(axes: "Axes", names: Sequence[str]) -> None:
 def legend(figure: "Figure", panels: Any, most: int) -> None:
     """Above the axes, labels once each, where there are several, in as many columns as there is room for.
 
-    The figure grows with it.
+    The figure grows with it. There is none of more series than there are looks, colors by lines.
     """
     once = {}
     for axes in np.ravel(panels):
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             once.setdefault(label, handle)
     names = list(once)
-    if len(names) < 2:
+    if not 2 <= len(names) <= len(PALETTE) * len(LINES):
         return
     columns = min(most, 4, len(names))
     while columns > 1 and 40 * columns + 5.8 * sum(map(len, _longest(names, columns))) > 72 * WIDTH:
