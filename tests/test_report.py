@@ -407,6 +407,7 @@ def test_the_same_rate_stands_beside_the_tuned_one(tmp_path):
     assert [comparison.role for comparison in summary.comparisons] == ["primary", "primary", "same lr"]
     beside = paired(rows, "linear", "relu6@lr0.6").mean()
     assert all("all at learning rate 0.6" in page and f"{beside:+.2f} points" in page for page in pages)
+    assert sentences.provenance(summary)["arms"].count(";") == 2, "a twin's name says what it changes"
 
 
 @pytest.mark.parametrize(
@@ -440,6 +441,7 @@ def test_tuning_fits_the_rates_says_how_sure_they_are_and_names_edges(tmp_path):
     write_workdir(tmp_path, tune_sweep(), metrics=tune_metrics)
     summary, *pages = rendered(tmp_path)
     choice = summary.tuned["linear"]
+    assert "arms" not in sentences.provenance(summary)
     assert choice.rate == pytest.approx(0.3, abs=0.05)
     assert (summary.tuned["relu6"].rate, summary.tuned["relu6"].edge) == (0.6, "highest")
     for page in pages:

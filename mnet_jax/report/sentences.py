@@ -207,6 +207,7 @@ def provenance(summary: Summary) -> dict[str, str]:
     spent, diverged = sum(summary.timing.values()), len(summary.diverged)
     phases = [f"{phase} {s:.0f} s ({100 * s / spent:.0f} %)" for phase, s in summary.timing.items() if spent]
     (base, changes), config, pilot = summary.settings, summary.sweep.config, summary.baseline.pilot
+    named = [arm for arm in summary.arms if not (arm.arm.same_lr_as or arm.arm.variant)]  # the others' names tell all
     facts = {
         "runs": f"{summary.done} of {summary.total}" + (f", {diverged} diverged" if diverged else ""),
         "seeds": f"{pilot}, then as many as their spread asked for to make each primary 95 % interval at most "
@@ -214,7 +215,7 @@ def provenance(summary: Summary) -> dict[str, str]:
         if pilot
         else "",
         "settings": f"{base} but for {', '.join(_pairs(changes))}" if changes else base,
-        "arms": "; ".join(f"{arm.title}: {_changes(arm.arm.overrides)}" for arm in summary.arms),
+        "arms": "; ".join(f"{arm.title}: {_changes(arm.arm.overrides)}" for arm in named),
         "intervals": scope(summary),
         "data": ", ".join(_pairs({name: words for name, words in summary.data.items() if name not in COUNTED}))
         + (f", {reads} reads of images that cannot be decoded" if (reads := summary.data.get("corrupt", 0)) else ""),
