@@ -4,7 +4,7 @@ Claim: a network that is trained on the probabilities of a larger one at a raise
 one that is trained on the labels (Hinton et al. 2015, sections 2 and 3: 74 test errors on MNIST, 146 without, 67 of the
 teacher), as Howard et al. 2017 use it in section 4.5.
 
-    python -m mnet_jax.main --config experiments/distillation.py                  # 132 runs
+    python -m mnet_jax.main --config experiments/distillation.py                  # 3 min 11 s on 2 cores, 132 runs
     python -m mnet_jax.main --config experiments/distillation.py:fashion_mnist    # 30 runs
     python -m mnet_jax.main --config experiments/distillation.py:cifar10_quick    # 30 runs
 
@@ -13,7 +13,9 @@ from the same seed's teacher, on the images that it was trained on: it sees the 
 do in every step (Beyer et al. 2022), with frozen weights. Nine tenths of the loss are T^2 times the cross-entropy
 against the teacher's probabilities at the temperature T, one tenth is that against the labels.
 
-Measured: nothing yet.
+Measured (digits, 12 seeds), within that budget: no difference found; T=4 - labels = +0.98 points [-3.50, +5.47],
+p = 0.64; these 12 seeds would find a true difference of 6.28 points with 80 % power. With rates guessed from three
+trainings, where labels had .6, it had been "supported": +7.56 points [+0.43, +14.69], p = 0.04.
 """
 
 from mnet_jax import config
