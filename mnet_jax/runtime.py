@@ -60,8 +60,8 @@ def use_one_thread() -> None:
 
 def threads() -> int:
     """How many threads XLA computes with on the host: those of `use_one_thread`, else one for each core."""
-    if "NPROC" in os.environ:
-        return int(os.environ["NPROC"])
+    if (told := os.environ.get("NPROC", "")).isdecimal():
+        return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
