@@ -3,7 +3,7 @@
 Claim: it is important to put very little or no weight decay on the depthwise filters, since there are so few parameters
 in them (Howard et al. 2017, section 3.2; no figure).
 
-    python -m mnet_jax.main --config experiments/v1_depthwise_decay.py    # 60 runs
+    python -m mnet_jax.main --config experiments/v1_depthwise_decay.py    # 84 runs
 
 Each pair of arms has the same decay on all other weights: the scale's own, and 100 times that, as a norm behind every
 filter undoes its scale and a short training hardly decays anything at the usual strength.

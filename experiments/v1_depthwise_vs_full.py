@@ -3,7 +3,7 @@
 Claim: they lose only about 1 point for 8 to 9 times fewer multiply-adds and 7 times fewer parameters (Howard et al.
 2017, section 4.1, Table 4: 70.6 against 71.7 % ImageNet top-1, 569 M against 4,866 M multiply-adds).
 
-    python -m mnet_jax.main --config experiments/v1_depthwise_vs_full.py                  # 48 runs
+    python -m mnet_jax.main --config experiments/v1_depthwise_vs_full.py                  # 60 runs
     python -m mnet_jax.main --config experiments/v1_depthwise_vs_full.py:cifar10_quick    # 25 runs
 
 The third arm asks what the paper does not say: full convolutions in a network narrow enough to cost the same.

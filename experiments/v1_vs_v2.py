@@ -3,7 +3,7 @@
 Claim: it is, over the whole range of sizes (Sandler et al. 2018, section 6.1, Figure 5 and Table 4: V2 71.8 % ImageNet
 top-1 with 301 M multiply-adds, V1 at width 0.75 68.4 % with 317 M).
 
-    python -m mnet_jax.main --config experiments/v1_vs_v2.py    # 24 runs
+    python -m mnet_jax.main --config experiments/v1_vs_v2.py    # 36 runs
 
 Measured on digits (12 seeds) by the splits of version 0.1.0, within that budget; intervals are of 95 %:
 

@@ -3,7 +3,7 @@
 Claim: the inverted design needs considerably less memory and works slightly better (Sandler et al. 2018, section 3.3,
 Figure 3, text; no figure). It is the paper's title, and the paper prints no experiment on it.
 
-    python -m mnet_jax.main --config experiments/v2_inverted_residual.py    # 36 runs
+    python -m mnet_jax.main --config experiments/v2_inverted_residual.py    # 60 runs
 
 The classic network mirrors V2's: each row (t, c, n, s) becomes (1/t, tc, n, s), so that a 1x1 reduces, the depthwise
 convolution filters few channels and a 1x1 expands again; its width is that of equal multiply-adds. Its wide ends are

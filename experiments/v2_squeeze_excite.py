@@ -4,7 +4,7 @@ Claim: gates computed from channel means raise accuracy at little cost (Hu et al
 76.7 % ImageNet top-1; MobileNetV3 has them in V2's blocks, Howard et al. 2019, section 5.3). This file also shows how
 an experiment brings a block of its own: `blocks` below, chosen by `model.block`.
 
-    python -m mnet_jax.main --config experiments/v2_squeeze_excite.py                  # 48 runs
+    python -m mnet_jax.main --config experiments/v2_squeeze_excite.py                  # 60 runs
     python -m mnet_jax.main --config experiments/v2_squeeze_excite.py:cifar10_quick    # 15 runs
 
 Measured (digits, 12 seeds, a rate for each arm by 6 tuning seeds): no difference found; squeeze_excite - plain = -0.38

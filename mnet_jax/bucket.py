@@ -173,7 +173,7 @@ class Owner:
                     return
                 self._write_lease()
                 push(self.folder)
-            except OSError as error:  # the next time, or the end, which raises it
+            except Exception as error:  # each library has its own; the next look, or the end, tries again
                 logging.warning("%s cannot be written (%s); trying again", self.there, error)
 
     def _lease(self) -> dict[str, Any] | None:

@@ -188,6 +188,9 @@ def train(plans: Sequence[Plan], processes: int | None = None, out: Path | None 
     from mnet_jax import sharding
 
     if not bucket_url:
+        for plan in plans:
+            if (there := bucket.of(plan.workdir)) is not None:
+                raise UserError(f"{plan.workdir} is kept the same as {there}: give --bucket, or choose another --out")
         return _train(plans, processes, out)
     folder = out or Path("runs")
     if outside := [plan.workdir for plan in plans if not plan.workdir.is_relative_to(folder)]:

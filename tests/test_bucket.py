@@ -83,6 +83,26 @@ def test_a_dead_owner_is_followed_by_the_next(folder, tmp_path, quick):
         assert json.loads(lease.read_text())["owner"] == owner.name
 
 
+def test_a_failed_copy_is_tried_again(folder, tmp_path, quick, monkeypatch):
+    """Whatever the bucket's library raises: the lease is renewed, and the next look copies."""
+    real, calls = bucket.push, []
+
+    def push(folder):
+        calls.append(folder)
+        if len(calls) == 1:
+            raise RuntimeError("503")
+        real(folder)
+
+    monkeypatch.setattr(bucket, "push", push)
+    with bucket.Owner(folder) as owner:
+        (folder / "late").write_text("")
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "bucket" / "late").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert json.loads((tmp_path / "bucket" / bucket.LEASE).read_text())["owner"] == owner.name
+
+
 def test_an_owner_whose_lease_is_taken_stops_and_writes_no_more(folder, tmp_path, quick, monkeypatch):
     told = []
     monkeypatch.setattr(os, "kill", lambda process, what: told.append(what))
@@ -120,6 +140,13 @@ def test_another_machine_goes_on_from_the_bucket(tmp_path, quick, monkeypatch, c
     assert rows(plan.workdir, plan.sweep) == expected
     assert rows(tmp_path / "bucket" / "tiny-digits", plan.sweep) == expected
     assert not [path for path in (tmp_path / "bucket").rglob("*") if path.name in ("lock", bucket.LEASE)]
+
+
+def test_a_folder_of_a_bucket_is_trained_with_it_only(folder, tmp_path):
+    """Its checkpoints would go to a bucket that this command does not own."""
+    plans = laboratory.plan([write(tmp_path)], out=folder)
+    with pytest.raises(UserError, match=r"tiny-digits is kept the same as .*: give --bucket, or choose another --out"):
+        laboratory.train(plans, 1, folder)
 
 
 def test_a_workdir_elsewhere_is_refused(tmp_path):

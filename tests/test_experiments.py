@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mnet_jax import config, sweep
+from mnet_jax import config, laboratory, sweep
 from mnet_jax.data import load as datasets
 from mnet_jax.errors import UserError
 from mnet_jax.experiment import load
@@ -92,6 +92,15 @@ def test_docstrings_have_their_parts(path):
     for part in (r"\n\nClaim: ", r"\d{4}", command, r"\nMeasured"):
         assert re.search(part, doc), part
     assert path.stem in PLANNED_ONLY or re.search(command + r".*# .*\d+ (runs|seconds|minutes?|min)", doc)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstrings_name_as_many_runs_as_are_planned(path):
+    experiment = load(path)
+    for scale, comment in re.findall(path.stem + r"\.py(:\w+)?.*?#(.*)", experiment.doc):
+        if said := re.search(r"([\d,]+) runs", comment):
+            _, default = laboratory.find(str(path))[0]
+            assert int(said[1].replace(",", "")) == sweep.runs(experiment, scale[1:] or default)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

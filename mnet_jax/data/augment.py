@@ -137,6 +137,19 @@ def move_masks(masks_BHW: jax.Array, places: Places | None, outside: int) -> jax
     return jax.vmap(pick)(masks_BHW, rows_BH, columns_BW)
 
 
+def moved(
+    key: jax.Array, images_BHWC: jax.Array, data: Any, scales: tuple[float, float], mean: Any, std: Any
+) -> tuple[jax.Array, Places | None]:
+    """Images as the section `data` of a config augments them, jittered, normalized and moved; and where they went.
+
+    `scales` are the smallest and the largest random size.
+    """
+    key_place, key_jitter = jax.random.split(key)
+    x_BHWC = jitter(key_jitter, images_BHWC, data.jitter) if data.jitter else images_BHWC
+    there = places(key_place, images_BHWC.shape[:3], scales, data.shift, data.flip)
+    return move_images(normalize(x_BHWC, mean, std), there), there
+
+
 def move_images(x_BHWC: jax.Array, places: Places | None) -> jax.Array:
     """Normalized images at new places, bilinear; outside of an image is 0, the mean level."""
     if places is None:

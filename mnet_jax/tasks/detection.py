@@ -164,18 +164,14 @@ def augment(
     std: tuple[float, ...],
 ) -> tuple["jax.Array", Targets]:
     """Random size, shift and mirror image of images and boxes alike; what comes in from outside is gray."""
-    import jax
     import jax.numpy as jnp
 
     from mnet_jax.data import augment
 
-    data, key_place, key_jitter = cfg.data, *jax.random.split(key)
-    x_BHWC = augment.jitter(key_jitter, images_BHWC, data.jitter) if data.jitter else images_BHWC
-    x_BHWC = augment.normalize(x_BHWC, mean, std)
-    places = augment.places(key_place, images_BHWC.shape[:3], cfg.detection.random_scale, data.shift, data.flip)
+    x_BHWC, places = augment.moved(key, images_BHWC, cfg.data, cfg.detection.random_scale, mean, std)
     boxes_BM4, stay_BM = augment.move_boxes(targets["boxes"], places, *images_BHWC.shape[1:3])
     classes_BM = jnp.where(stay_BM, targets["classes"], 0)
-    return augment.move_images(x_BHWC, places), {**targets, "boxes": boxes_BM4, "classes": classes_BM}
+    return x_BHWC, {**targets, "boxes": boxes_BM4, "classes": classes_BM}
 
 
 def _joined(predictions: "Predictions", cfg: Any) -> tuple["jax.Array", "jax.Array", "jax.Array"]:

@@ -127,16 +127,11 @@ def augment(
     std: tuple[float, ...],
 ) -> tuple["jax.Array", Targets]:
     """Random size, shift and mirror image of images and masks alike; what comes in from outside is gray and ignored."""
-    import jax
-
     from mnet_jax.data import augment
 
-    data, key_place, key_jitter = cfg.data, *jax.random.split(key)
-    x_BHWC = augment.jitter(key_jitter, images_BHWC, data.jitter) if data.jitter else images_BHWC
-    x_BHWC = augment.normalize(x_BHWC, mean, std)
-    places = augment.places(key_place, images_BHWC.shape[:3], cfg.segmentation.random_scale, data.shift, data.flip)
+    x_BHWC, places = augment.moved(key, images_BHWC, cfg.data, cfg.segmentation.random_scale, mean, std)
     masks_BHW = augment.move_masks(targets["masks"], places, IGNORED)
-    return augment.move_images(x_BHWC, places), {**targets, "masks": masks_BHW}
+    return x_BHWC, {**targets, "masks": masks_BHW}
 
 
 def loss(
